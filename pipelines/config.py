@@ -117,22 +117,28 @@ def _convert_override(cls: type[Any], override: str) -> dict[str, Any]:
 
 
 def _convert_table(
-    cls: type[Any], values: Mapping[str, Any], where: str, folder: Path, prefix: str = ""
+    cls: type[Any],
+    values: Mapping[str, Any],
+    where: str,
+    folder: Path,
+    prefix: str = "",
+    root: type[Any] | None = None,
 ) -> dict[str, Any]:
     """Check one table of raw values against a dataclass; what comes back has its types but is still plain dicts."""
+    root = root or cls
     hints = typing.get_type_hints(cls)
     known = {field.name for field in dataclasses.fields(cls)}
     result: dict[str, Any] = {}
     for name, value in values.items():
         full = prefix + name
         if name not in known:
-            raise UserError(f"{where}: unknown key {full!r}{_nearest_key(cls, full, prefix)}")
+            raise UserError(f"{where}: unknown key {full!r}{_nearest_key(root, full, prefix)}")
         hint = hints[name]
         if dataclasses.is_dataclass(hint):
             assert isinstance(hint, type)
             if not isinstance(value, Mapping):
                 raise UserError(f"{where}: {full!r} is a table of keys ({_names(hint)}), not a value")
-            result[name] = _convert_table(hint, value, where, folder, full + ".")
+            result[name] = _convert_table(hint, value, where, folder, full + ".", root)
             continue
         try:
             result[name] = _convert(hint, value, folder)
