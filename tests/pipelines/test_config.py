@@ -24,7 +24,7 @@ class Oven:
 @dataclasses.dataclass(frozen=True)
 class Filling:
     names: tuple[str, ...] = key((), "identity", "what goes in")
-    recipe: Path | None = key(None, "runtime", "where it is written down")
+    recipe: Path | None = key(None, "runtime", "where it is written down")  # noqa: RUF009
     brand: str = key("none in particular", "identity", "whose")
     spoon: float | None = key(None, "identity", "of salt")
 
