@@ -36,7 +36,6 @@ class Job:
     shard_size: int
     max_attempts: int
     shards: range | None = None
-    keep_rejected: bool = True
     files: Mapping[str, bytes] = field(default_factory=dict)
 
 

@@ -47,6 +47,7 @@ class ShardTask:
 class ShardResult:
     """A shard's rows, each list in canonical order (by slot, then attempt), and what making them took.
 
+    rejected: leave it empty where the config says `keep_rejected = false`.
     ledger and rejected must follow from the slots alone: keep attempts below the accepted one, drop surplus attempts
     above it, so that a shard that was grown equals one made at once.
     seconds: wall-clock seconds by stage; counts: whatever is worth summing (`sampled`, `detected` …). Both go to
