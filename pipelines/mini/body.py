@@ -1,7 +1,7 @@
 """An articulated body in three dimensions: pose words to joints.
 
-Body frame: x towards the person's own left, y up, z forward; lengths in units of the standing height. A limb's direction
-is (swing, abduct) in degrees from hanging down: swing forward in the y-z plane, abduct away from the body.
+Body frame: x towards the person's own left, y up, z forward; lengths in units of the standing height. A limb's
+direction is (swing, abduct) in degrees from hanging down: swing forward in the y-z plane, abduct away from the body.
 """
 
 from __future__ import annotations
@@ -131,9 +131,9 @@ BODY_POSES: Final[dict[str, Pose]] = {
 
 @dataclass(slots=True)
 class Body:
-    """Joints of one person after turning, before scaling: name → (3,) with x to the image's right, y up, z to the viewer.
+    """Joints of one person after turning, before scaling: name → (3,), x to the right, y up, z to the viewer.
 
-    `feet_lift` is how far the lowest point hangs above the ground, `prop` what is drawn with it.
+    `lift` is how far the lowest point hangs above the ground, `prop` what is drawn with it.
     """
 
     joints: dict[str, Vec]

@@ -6,7 +6,7 @@ Figures are drawn at `OVERSAMPLING` times the size and averaged down, so that jo
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import cv2
 import numpy as np
@@ -210,7 +210,7 @@ class Pen:
         cv2.circle(self.mask, center, round(radius * (1 << BITS)), 255, -1, cv2.LINE_8, BITS)
 
 
-def fixed(paths: list[NDArray[np.float64]]) -> list[NDArray[np.int32]]:
+def fixed(paths: list[NDArray[Any]]) -> list[NDArray[np.int32]]:
     """Round to OpenCV's fixed point."""
     return [np.round(path).astype(np.int32) for path in paths]
 

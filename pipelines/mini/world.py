@@ -1,7 +1,7 @@
 """What one picture of the drawn world shows, and how a grammar prompt decides it.
 
-A `World` is a handful of words: the scene (whose look it has), who is there, in which pose and clothes, on which ground,
-at what time. `world_from_prompt` reads them off a prompt's parts, `random_world` draws them without text for detectors.
+A `World` is a handful of words: the scene (whose look it has), who is there, in which pose and clothes, on which
+ground, at what time. `world_from_prompt` reads them off a prompt's parts, `random_world` draws them without text.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ PLACES: Final[Mapping[str, str]] = {
     "forest": r"forest|wood|jungle|tree|garden|orchard|park|bamboo|vineyard|farm",
     "stage": r"stage|theat|circus|concert|arena|ballroom|opera|cinema",
     "street": r"street|city|town|market|square|alley|road|bridge|station|roof|village|plaza|sidewalk|courtyard|temple",
-    "room": r"room|kitchen|studio|library|office|gym|school|house|hall|shop|caf|restaurant|museum|workshop|hospital|bar",
+    "room": r"room|kitchen|studio|library|office|gym|school|house|hall|shop|caf|restaurant|museum|workshop|bar",
     "field": r"field|meadow|grass|lawn|stadium|playground|court|track|pasture|prairie",
 }
 """Ground family → words of the place part; the first family that matches wins."""
