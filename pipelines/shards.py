@@ -1,0 +1,216 @@
+"""One shard on disk: three Parquet files (accepted, rejected, ledger) and the done marker that is written last.
+
+A shard without its done marker does not exist. Nothing that differs between runs (times, hosts, run ids) is in a
+Parquet file: it all goes into the marker.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import platform
+import socket
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines import record
+from pipelines.store import Store
+from pipelines.work import ShardResult, ShardTask
+
+FOLDERS: Final = ("shards", "rejected", "ledger")
+"""Where a shard's three tables lie, in the order in which they are committed."""
+
+INFLIGHT: Final = ".run/inflight"
+"""Breadcrumbs of the shards being made: which rows run, in which process."""
+
+_VERSIONED: Final = ("torch", "diffusers", "transformers", "numpy", "pyarrow", "ray", "pillow")
+
+
+@dataclass(frozen=True, slots=True)
+class FileInfo:
+    """What a done marker knows of one file: sha256 in hex, size in bytes, rows."""
+
+    sha256: str
+    bytes: int
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A shard's done marker.
+
+    start, stop: the slots it holds. max_attempts: how often each could be tried. short: keys of slots not filled.
+    files: by folder name. seconds: worker wall-clock seconds by stage, `total` among them. finished: UTC, ISO 8601.
+    """
+
+    shard: int
+    start: int
+    stop: int
+    max_attempts: int
+    accepted: int
+    rejected: int
+    short: tuple[str, ...]
+    files: Mapping[str, FileInfo]
+    counts: Mapping[str, int]
+    seconds: Mapping[str, float]
+    identity: str
+    data_version: int
+    run: str
+    host: str
+    versions: Mapping[str, str]
+    finished: str
+
+
+def table_name(folder: str, index: int) -> str:
+    """`shards/00000012.parquet` for ("shards", 12)."""
+    return f"{folder}/{index:08d}.parquet"
+
+
+def done_name(index: int) -> str:
+    """`done/00000012.json` for 12."""
+    return f"done/{index:08d}.json"
+
+
+def encode(table: pa.Table, identity_hash: str) -> pa.Buffer:
+    """A table as Parquet: zstd but for the image bytes, which are compressed already; row groups of 100 rows."""
+    table = record.with_file_metadata(table, identity_hash)
+    leaves = [leaf for field in table.schema for leaf in _leaves(field)]
+    plain = [leaf for leaf in leaves if leaf != "image.bytes"]
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        table,
+        sink,
+        row_group_size=record.ROW_GROUP_ROWS,
+        compression={leaf: "zstd" if leaf in plain else "none" for leaf in leaves},
+        use_dictionary=plain,
+        write_statistics=plain,
+    )
+    return sink.getvalue()
+
+
+def commit(store: Store, task: ShardTask, result: ShardResult, identity_hash: str, run: str) -> Done:
+    """Write a shard's three files and then its done marker; doing it twice is harmless.
+
+    Raises ValueError where the result contradicts itself (a key twice), StorageError where OUT cannot be written.
+    """
+    keys = [sample.key for sample in result.accepted]
+    if len(set(keys)) < len(keys):
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"shard {task.index} holds the key {twice} twice")
+    tables = (
+        record.samples_to_table(result.accepted),
+        record.rejected_to_table(result.rejected),
+        record.ledger_to_table(result.ledger),
+    )
+    encoded = {folder: encode(table, identity_hash) for folder, table in zip(FOLDERS, tables, strict=True)}
+    done = Done(
+        shard=task.index,
+        start=task.start,
+        stop=task.stop,
+        max_attempts=task.max_attempts,
+        accepted=len(result.accepted),
+        rejected=len(result.ledger),
+        short=tuple(result.short),
+        files={
+            folder: FileInfo(hashlib.sha256(data).hexdigest(), data.size, table.num_rows)
+            for (folder, data), table in zip(encoded.items(), tables, strict=True)
+        },
+        counts=result.counts,
+        seconds=result.seconds,
+        identity=identity_hash,
+        data_version=record.DATA_VERSION,
+        run=run,
+        host=socket.gethostname(),
+        versions=versions(),
+        finished=now(),
+    )
+    # An older shard that this one replaces stays valid until its files are swapped; a crash between two of the renames
+    # leaves files that do not match their marker, which `read_back` finds: that shard is then made anew.
+    store.write_all({table_name(folder, task.index): memoryview(data) for folder, data in encoded.items()}, run)
+    store.write(done_name(task.index), json.dumps(asdict(done), indent=1).encode(), run)
+    return done
+
+
+def parse_done(data: bytes) -> Done:
+    """A done marker from its JSON. Raises ValueError where it is none."""
+    try:
+        values: dict[str, Any] = json.loads(data)
+        files = {folder: FileInfo(**info) for folder, info in values.pop("files").items()}
+        return Done(**{**values, "short": tuple(values["short"])}, files=files)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"not a done marker: {error!r}") from None
+
+
+def done_indices(store: Store, shards: range | None = None) -> list[int]:
+    """Indices of the shards that are committed, ascending; only those in `shards` if given."""
+    found = (int(name[:8]) for name in store.names("done") if name[:8].isdigit() and name[8:] == ".json")
+    return [index for index in found if shards is None or index in shards]
+
+
+def read_markers(store: Store, shards: range | None = None) -> Iterator[Done]:
+    """The done markers of a dataset (or of some of its shards), ascending; unreadable ones are left out."""
+    for _, data in store.read_many(done_name(index) for index in done_indices(store, shards)):
+        try:
+            yield parse_done(data)
+        except ValueError:
+            continue
+
+
+def read_table(store: Store, folder: str, index: int, columns: list[str] | None = None) -> pa.Table:
+    """One of a shard's tables; reads only the columns asked for."""
+    with store.fs.open(store.path(table_name(folder, index)), "rb") as file:
+        return pq.ParquetFile(file).read(columns=columns)
+
+
+def read_back(store: Store, done: Done) -> ShardResult | None:
+    """A committed shard's rows, to be grown; None where its files do not match its done marker."""
+    tables = []
+    for folder in FOLDERS:
+        try:
+            data = store.read(table_name(folder, done.shard))
+        except FileNotFoundError:
+            return None
+        if hashlib.sha256(data).hexdigest() != done.files[folder].sha256:
+            return None
+        tables.append(pq.read_table(pa.BufferReader(data)))
+    accepted, rejected, ledger = tables
+    return ShardResult(
+        accepted=record.table_to_samples(accepted),
+        rejected=record.table_to_rejected(rejected),
+        ledger=record.table_to_ledger(ledger),
+        seconds=dict(done.seconds),
+        counts=dict(done.counts),
+        short=list(done.short),
+    )
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides bytes and speed, for done markers and failure reports."""
+    found = {"python": platform.python_version()}
+    for name in _VERSIONED:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def now() -> str:
+    """UTC now, ISO 8601, in seconds."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _leaves(field: pa.Field) -> Iterable[str]:
+    """Names of a field's Parquet columns, as `pyarrow.parquet.write_table` wants them."""
+    if pa.types.is_struct(field.type):
+        children = [field.type.field(i) for i in range(field.type.num_fields)]
+        return [f"{field.name}.{leaf}" for child in children for leaf in _leaves(child)]
+    if pa.types.is_list(field.type):
+        return [f"{field.name}.list.{leaf}" for leaf in _leaves(field.type.value_field.with_name("element"))]
+    return [field.name]
