@@ -1,0 +1,222 @@
+"""Batched, seeded diffusion sampling: the same (prompt, negative, seed) gives the same pixels, whatever its batch.
+
+Bits depend on batch size, dtype and thread count, not on an image's place in the batch or on its neighbours
+(measured), so batches are always full: short ones are padded, and the padding is thrown away. Noise comes from one CPU
+generator an image. `denoise` and `decode` may run in two threads, so that one batch's decoding overlaps the next UNet.
+
+Shapes: B images a batch, H x W pixels, C latent channels, h x w latent pixels.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipelines.checkpoint import Checkpoint, Family, SamplerConfig, family
+from pipelines.config import UserError
+
+Pixels = NDArray[np.uint8]
+
+DTYPES: Final = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+SCHEDULERS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
+    "dpmsolver++": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
+    "unipc": ("UniPCMultistepScheduler", {}),
+    "ddim": ("DDIMScheduler", {}),
+    "euler": ("EulerDiscreteScheduler", {}),
+}
+"""Deterministic schedulers only: one that draws noise between steps would tie an image to its batch."""
+
+
+def noise_seed(seed: int, index: int, attempt: int) -> int:
+    """Return the 63-bit seed of one image's noise: blake2b of the three numbers."""
+    digest = hashlib.blake2b(f"{seed}/{index}/{attempt}".encode(), digest_size=8, person=b"humansd-noise").digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """A decoded batch: RGB pixels uint8 (B, H, W, 3), and for each image whether all its numbers were finite."""
+
+    pixels: Pixels
+    finite: tuple[bool, ...]
+
+
+class Sampler:
+    """A Stable Diffusion 1.x, 2.x or XL checkpoint on one device, ready to draw.
+
+    width, height: pixels of an image. batch_size: images a batch.
+    scheduler: class name of the scheduler in use. name, revision: of the checkpoint, as recorded.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, config: SamplerConfig, device: str = "cpu") -> None:
+        """Load the checkpoint. Raises UserError where it cannot be had or cannot run on `device`."""
+        if device == "cpu" and config.dtype == "float16":
+            raise UserError("float16 needs a GPU (--num-gpus 1); on a CPU take --set sampler.dtype=float32")
+        folder = checkpoint.folder()
+        self.name, self.revision = checkpoint.name, checkpoint.revision
+        self.family: Family = family(folder)
+        self.config = config
+        self.batch_size = config.batch_size
+        self.device = torch.device(device)
+        if self.device.type == "cuda":
+            _fix_cuda()
+        self._pipe = _load(folder, self.family, checkpoint.variant, DTYPES[config.dtype])
+        self._pipe.scheduler = _scheduler(self._pipe.scheduler, config.scheduler)
+        self.scheduler = type(self._pipe.scheduler).__name__
+        native = _native_size(self._pipe)
+        self.width, self.height = config.width or native[0], config.height or native[1]
+        self._place()
+        self._negatives: dict[str, tuple[torch.Tensor, ...]] = {}
+        self._decode_stream: torch.cuda.Stream | None = None
+        if self.device.type == "cuda":
+            self._decode_stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+
+    def _place(self) -> None:
+        pipe, vae = self._pipe, self._pipe.vae
+        pipe.to(self.device)
+        # SDXL's VAE overflows in half precision: its config asks for float32 there.
+        if vae.dtype == torch.float16 and vae.config.force_upcast:
+            vae.to(torch.float32)
+        if self.family == "sdxl":
+            vae.enable_slicing()  # 1024 px images one at a time: a batch would need tens of GB
+        if self.config.channels_last:
+            pipe.unet.to(memory_format=torch.channels_last)
+            vae.to(memory_format=torch.channels_last)
+        if self.config.compile:
+            # Not max-autotune: it picks kernels by timing them, so two workers could draw different bits.
+            pipe.unet = torch.compile(pipe.unet, dynamic=False)
+
+    def sample(self, prompts: Sequence[str], negatives: Sequence[str], seeds: Sequence[int]) -> list[Pixels]:
+        """Draw one image for each prompt: RGB uint8 (H, W, 3). Any number of prompts; batches are padded."""
+        images: list[Pixels] = []
+        for start in range(0, len(prompts), self.batch_size):
+            part = slice(start, start + self.batch_size)
+            decoded = self.decode(self.denoise(prompts[part], negatives[part], seeds[part]))
+            images.extend(decoded.pixels[: len(prompts[part])])
+        return images
+
+    @torch.inference_mode()
+    def denoise(self, prompts: Sequence[str], negatives: Sequence[str], seeds: Sequence[int]) -> torch.Tensor:
+        """Return the clean latents (B, C, h, w) of at most a batch of prompts, finished on the device.
+
+        Fewer than B prompts are padded; the latents of the padding come back too, at the end.
+        """
+        size = self.batch_size
+        if not len(prompts) == len(negatives) == len(seeds) <= size:
+            raise ValueError(
+                f"{len(prompts)} prompts, {len(negatives)} negatives, {len(seeds)} seeds; a batch is {size}"
+            )
+        padding = size - len(prompts)
+        latents = self._pipe(
+            **self._encode([*prompts, *[""] * padding], [*negatives, *[""] * padding]),
+            latents=self._noise([*seeds, *[0] * padding]),
+            num_inference_steps=self.config.steps,
+            guidance_scale=self.config.guidance,
+            guidance_rescale=self.config.guidance_rescale,
+            width=self.width,
+            height=self.height,
+            output_type="latent",
+        ).images
+        if self._decode_stream is not None:
+            torch.cuda.current_stream(self.device).synchronize()  # `decode` reads them on another stream
+        assert isinstance(latents, torch.Tensor)
+        return latents
+
+    @torch.inference_mode()
+    def decode(self, latents: torch.Tensor) -> Decoded:
+        """Decode latents (B, C, h, w) to pixels on the CPU; non-finite numbers become black and are reported."""
+        vae = self._pipe.vae
+        stream = self._decode_stream
+        with torch.cuda.stream(stream) if stream is not None else contextlib.nullcontext():
+            z = latents.to(vae.dtype)
+            mean, std = vae.config.get("latents_mean"), vae.config.get("latents_std")
+            if mean is not None and std is not None:
+                z = z * z.new_tensor(std).view(1, -1, 1, 1) / vae.config.scaling_factor
+                z = z + z.new_tensor(mean).view(1, -1, 1, 1)
+            else:
+                z = z / vae.config.scaling_factor
+            x = vae.decode(z, return_dict=False)[0].float()
+            finite = torch.isfinite(x).flatten(1).all(1)
+            x = torch.nan_to_num(x, nan=-1.0, posinf=-1.0, neginf=-1.0)
+            x = (x / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+            return Decoded(x.cpu().numpy(), tuple(finite.tolist()))
+
+    def _noise(self, seeds: Sequence[int]) -> torch.Tensor:
+        scale = self._pipe.vae_scale_factor
+        shape = (self._pipe.unet.config.in_channels, self.height // scale, self.width // scale)
+        noise = [torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed)) for seed in seeds]
+        return torch.stack(noise).to(self.device, DTYPES[self.config.dtype])
+
+    def _encode(self, prompts: list[str], negatives: list[str]) -> dict[str, torch.Tensor]:
+        """Return the text embeddings as keyword arguments of the pipeline."""
+        names = ("prompt_embeds", "pooled_prompt_embeds")  # SD has the first only
+        given = dict(zip(names, self._embed(prompts), strict=False))
+        if self.config.guidance > 1:
+            for negative in sorted(set(negatives) - self._negatives.keys()):
+                self._negatives[negative] = self._embed([negative])
+            rows = zip(*(self._negatives[negative] for negative in negatives), strict=True)
+            given |= {f"negative_{name}": torch.cat(row) for name, row in zip(names, rows, strict=False)}
+        return given
+
+    def _embed(self, texts: list[str]) -> tuple[torch.Tensor, ...]:
+        found = self._pipe.encode_prompt(
+            texts, device=self.device, num_images_per_prompt=1, do_classifier_free_guidance=False
+        )
+        return (found[0], found[2]) if self.family == "sdxl" else (found[0],)
+
+
+def _load(folder: Path, kind: Family, variant: str | None, dtype: torch.dtype) -> Any:
+    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+    from diffusers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    options: dict[str, Any] = {"torch_dtype": dtype, "variant": variant, "use_safetensors": True}
+    options |= {"local_files_only": True, "feature_extractor": None, "image_encoder": None}
+    try:
+        if kind == "sdxl":
+            pipe = StableDiffusionXLPipeline.from_pretrained(folder, add_watermarker=False, **options)
+        else:
+            # The built-in checker blacks images out; our own safety gate rejects them by name instead.
+            pipe = StableDiffusionPipeline.from_pretrained(
+                folder, safety_checker=None, requires_safety_checker=False, **options
+            )
+    except (OSError, ValueError) as error:
+        raise UserError(f"model folder {folder} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
+    missing = [name for name, weight in [*pipe.unet.named_parameters(), *pipe.vae.named_parameters()] if weight.is_meta]
+    if missing:
+        raise UserError(f"model folder {folder} cannot be loaded: {len(missing)} weights are missing, as {missing[0]}")
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def _scheduler(own: Any, wanted: str) -> Any:
+    """Return the wanted scheduler with the checkpoint's noise schedule, prediction type and spacing."""
+    if wanted == "checkpoint":
+        return own
+    import diffusers
+
+    name, options = SCHEDULERS[wanted]
+    return getattr(diffusers, name).from_config(own.config, **options)
+
+
+def _native_size(pipe: Any) -> tuple[int, int]:
+    """Return the pixels (width, height) that the UNet was trained at."""
+    size = pipe.unet.config.sample_size
+    height, width = (size, size) if isinstance(size, int) else size
+    return width * pipe.vae_scale_factor, height * pipe.vae_scale_factor
+
+
+def _fix_cuda() -> None:
+    """Have CUDA pick the same kernels every time; takes effect before the device's first matrix product."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
