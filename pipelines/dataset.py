@@ -188,7 +188,8 @@ def write_index(out: str) -> int:
 def verify(out: str) -> Iterator[Problem]:
     """Re-read every file of a dataset against its done markers and yield what is wrong; nothing means it is sound.
 
-    Shards that were never made are no problem, and neither is what running drivers are writing. Raises UserError where OUT is no dataset.
+    Shards that were never made are no problem, and neither is what running drivers are writing.
+    Raises UserError where OUT is no dataset.
     """
     store = Store(out)
     yield from _problems(store, lease.live(store))
