@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -113,20 +113,38 @@ def write_manifest(store: Store, manifest: Manifest, files: Mapping[str, bytes],
     store.write(DATASET, json.dumps(dataclasses.asdict(manifest), indent=1).encode(), run)
 
 
-def pending(manifest: Manifest, wanted: range, done: Mapping[int, shards.Done]) -> list[ShardTask]:
-    """The shards still to make or to grow, ascending.
+@dataclass(slots=True)
+class Standing:
+    """How far a range of shards is: tasks still to do (ascending), and what the complete shards hold."""
 
-    done: the markers of committed shards. One is grown where it holds fewer slots than asked now, or has slots
-    that could not be filled and max_attempts grew.
+    tasks: list[ShardTask]
+    complete: int = 0
+    accepted: int = 0
+    rejected: int = 0
+    short: list[str] = dataclasses.field(default_factory=list)
+
+
+def standing(manifest: Manifest, wanted: range, markers: Iterable[shards.Done]) -> Standing:
+    """What is there of the shards wanted, and what is to do.
+
+    A committed shard is grown where it holds fewer slots than asked now, or has slots that could not be filled and
+    max_attempts grew.
     """
-    tasks = []
-    for index in wanted:
-        task, have = manifest.task(index), done.get(index)
-        if have is None:
-            tasks.append(task)
-        elif have.stop < task.stop or (have.short and have.max_attempts < task.max_attempts):
-            tasks.append(dataclasses.replace(task, extend=True))
-    return tasks
+    found = Standing([])
+    committed = set()
+    for done in markers:
+        committed.add(done.shard)
+        task = manifest.task(done.shard)
+        if done.stop < task.stop or (done.short and done.max_attempts < task.max_attempts):
+            found.tasks.append(dataclasses.replace(task, extend=True))
+        else:
+            found.complete += 1
+            found.accepted += done.accepted
+            found.rejected += done.rejected
+            found.short += done.short
+    found.tasks += [manifest.task(index) for index in wanted if index not in committed]
+    found.tasks.sort(key=lambda task: task.index)
+    return found
 
 
 def clean(store: Store, live: set[str]) -> None:

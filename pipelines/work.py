@@ -32,6 +32,7 @@ class ShardTask:
     quarantined: keys that killed their process; never run them, write a ledger row
         (`record.WORKER_STAGE`, `record.KILLED_WORKER`) in their place.
     isolate: keys of a batch that died three times, to be run one at a time to find the one that kills.
+    suspects: those of them whose process died; they run last, so that the others show that the worker itself is sound.
     """
 
     index: int
@@ -41,6 +42,7 @@ class ShardTask:
     extend: bool = False
     quarantined: frozenset[str] = frozenset()
     isolate: frozenset[str] = frozenset()
+    suspects: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)
@@ -81,13 +83,14 @@ class ShardContext:
         self,
         task: ShardTask,
         previous: ShardResult | None = None,
-        leave_breadcrumb: Callable[[Sequence[str]], None] = lambda keys: None,
+        leave_breadcrumb: Callable[[Sequence[str], int], None] = lambda keys, rounds: None,
         check_lease: Callable[[], None] = lambda: None,
     ) -> None:
         self.task = task
         self.previous = previous
         self._leave_breadcrumb = leave_breadcrumb
         self._check_lease = check_lease
+        self._rounds = 0
 
     def rounds(self, keys: Sequence[str], in_flight: Sequence[str] = ()) -> Iterator[tuple[str, ...]]:
         """Yield the keys to run now, so that one process-killing row can be told from its neighbours.
@@ -103,6 +106,7 @@ class ShardContext:
         """
         live = tuple(key for key in keys if key not in self.task.quarantined)
         alone = [(key,) for key in live if key in self.task.isolate]
+        alone.sort(key=lambda group: group[0] in self.task.suspects)
         together = tuple(key for key in live if key not in self.task.isolate)
         for group in [together, *alone] if together else alone:
             self.breadcrumb([*in_flight, *group])
@@ -116,7 +120,8 @@ class ShardContext:
     def breadcrumb(self, keys: Sequence[str]) -> None:
         """Note the keys that run from here on where they survive this process; see `rounds`, which calls it."""
         self.check()
-        self._leave_breadcrumb(keys)
+        self._leave_breadcrumb(keys, self._rounds)
+        self._rounds += 1
 
     def check(self) -> None:
         """Raise ShardCancelledError when the driver's lease is lost: this worker is an orphan."""
