@@ -186,12 +186,13 @@ def _convert(hint: Any, value: object, folder: Path) -> Any:
 def _convert_union(args: tuple[Any, ...], value: object, given: object, folder: Path) -> Any:
     if type(None) in args and given == "none":
         return None
-    for arg in args:
-        if arg is not type(None):
-            try:
-                return _convert(arg, value, folder)
-            except ValueError:
-                continue
+    for candidate in (given, value):  # what TOML makes of it fits a list before its bare text fits a str
+        for arg in args:
+            if arg is not type(None):
+                try:
+                    return _convert(arg, candidate, folder)
+                except ValueError:
+                    continue
     raise ValueError
 
 

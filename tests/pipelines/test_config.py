@@ -32,6 +32,7 @@ class Filling:
 @dataclasses.dataclass(frozen=True)
 class Pie:
     n: int = key(10, "extendable", "how many")
+    crust: str | tuple[str, ...] = key("plain", "identity", "one, or one a layer")
     cooks: int = key(1, "runtime", "who bakes")
     oven: Oven = dataclasses.field(default_factory=Oven)
     filling: Filling = dataclasses.field(default_factory=Filling)
@@ -64,6 +65,9 @@ def test_text_needs_no_quotes_and_none_unsets() -> None:
     pie = load_config(Pie, None, ["filling.brand=7e12", "filling.spoon=1.5", "filling.spoon=none"])
     assert pie.filling.brand == "7e12"
     assert pie.filling.spoon is None
+    assert load_config(Pie, None, ["crust=short"]).crust == "short"
+    assert load_config(Pie, None, ['crust=["short", "puff"]']).crust == ("short", "puff")
+    assert load_config(Pie, None, ["crust=12"]).crust == "12"
     assert load_config(Pie, None, ["filling.brand=a b = c"]).filling.brand == "a b = c"
     assert load_config(Pie, None, ['filling.brand="quoted"']).filling.brand == "quoted"
 
@@ -99,7 +103,7 @@ def test_a_wrong_override_is_one_line_that_names_the_key(override: str, message:
     ("text", "message"),
     [
         ("cokes = 2", "pie.toml: unknown key 'cokes'; did you mean 'cooks'?"),
-        ("zzzz = 2", "pie.toml: unknown key 'zzzz'; known keys: n, cooks, oven.degrees"),
+        ("zzzz = 2", "pie.toml: unknown key 'zzzz'; known keys: n, crust, cooks, oven.degrees"),
         ('[oven]\nfan = "true"', "pie.toml: 'oven.fan' must be true or false, not 'true'"),
         ("n = 2.0", "pie.toml: 'n' must be a whole number, not 2.0"),
         ("n = ", "pie.toml: not valid TOML: "),
@@ -170,6 +174,7 @@ def test_what_is_typed_is_what_is_read(minutes: int, degrees: float, fan: bool) 
 def test_the_resolved_config_is_plain_json() -> None:
     assert plain(load_config(Pie, None, ["filling.recipe=a.txt"])) == {
         "n": 10,
+        "crust": "plain",
         "cooks": 1,
         "oven": {"degrees": 7.0, "minutes": 20, "fan": False, "rack": "middle", "size": [64, 96]},
         "filling": {"names": [], "recipe": "a.txt", "brand": "none in particular", "spoon": None},
