@@ -147,6 +147,11 @@ def standing(manifest: Manifest, wanted: range, markers: Iterable[shards.Done]) 
     return found
 
 
+def pending(manifest: Manifest, wanted: range, done: Mapping[int, shards.Done]) -> list[ShardTask]:
+    """The shards still to make or to grow, ascending; done: the markers of committed shards."""
+    return standing(manifest, wanted, done.values()).tasks
+
+
 def clean(store: Store, live: set[str]) -> None:
     """Remove temporary files and breadcrumbs left by runs that are not live."""
     if not store.local:
