@@ -93,8 +93,8 @@ class Display:
         """Bring the display up to date; cheap enough to call every second."""
         clock = self._clock()
         if self._bar is not None:
-            done = {"total": snapshot.shards, "completed": snapshot.shards_done}
-            self._bar.update(self._task, description=snapshot.line(), **done)
+            total, done = snapshot.shards, snapshot.shards_done
+            self._bar.update(self._task, total=total, completed=done, description=snapshot.line())
         elif last or clock - self._line_at >= LINE_SECONDS:
             self._line_at = clock
             self.note(snapshot.line())

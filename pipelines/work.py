@@ -52,8 +52,8 @@ class ShardResult:
     rejected: leave it empty where the config says `keep_rejected = false`.
     ledger and rejected must follow from the slots alone: keep attempts below the accepted one, drop surplus attempts
     above it, so that a shard that was grown equals one made at once.
-    seconds: wall-clock seconds by stage; counts: whatever is worth summing (`sampled`, `detected` …). Both go to
-        `done/` and the report, never into Parquet.
+    seconds: wall-clock seconds by stage; counts: whatever is worth summing (`sampled`, `detected` …). Both are of this
+        run alone (a grown shard's are added up), and go to `done/` and the report, never into Parquet.
     short: keys of the slots that could not be filled.
     """
 

@@ -8,10 +8,10 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from pipelines import shards
 from pipelines.config import UserError
@@ -22,6 +22,8 @@ from pipelines.work import MakeWork, ShardCancelledError, ShardContext, ShardRes
 
 _THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 _STDERR_TAIL: Final = 4000
+
+N = TypeVar("N", int, float)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,17 @@ class Refused:
     cancelled: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A shard that is committed. accepted, rejected, counts, seconds: what this run added to it."""
+
+    done: shards.Done
+    accepted: int
+    rejected: int
+    counts: Mapping[str, int]
+    seconds: Mapping[str, float]
+
+
 class ShardWorker:
     """Makes shards with one work function; lives in its own process."""
 
@@ -75,7 +88,7 @@ class ShardWorker:
             return Refused(_failure(error))
         return Started(socket.gethostname(), os.getpid(), _stderr_path())
 
-    def run(self, task: ShardTask) -> shards.Done | Refused:
+    def run(self, task: ShardTask) -> Made | Refused:
         """Make and commit one shard. The one place where whatever the work raises is caught."""
         assert self._work is not None
         began = time.perf_counter()
@@ -83,9 +96,10 @@ class ShardWorker:
             context = self._context(task)
             result = self._work(context)
             self._watch.check(now=True)
-            total = time.perf_counter() - began
-            result.seconds = _add(context.previous, {**result.seconds, "total": total})
-            done = shards.commit(self._store, task, result, self._setup.identity_hash, self._setup.run)
+            before = context.previous or ShardResult()
+            counts, seconds = result.counts, {**result.seconds, "total": time.perf_counter() - began}
+            whole = replace(result, counts=_add(before.counts, counts), seconds=_add(before.seconds, seconds))
+            done = shards.commit(self._store, task, whole, self._setup.identity_hash, self._setup.run)
             self._store.remove([breadcrumb_name(task.index)])
         except ShardCancelledError as error:
             return Refused(Failure(str(error)), cancelled=True)
@@ -93,7 +107,8 @@ class ShardWorker:
             return Refused(Failure(str(error)), storage=True)
         except Exception as error:
             return Refused(_failure(error))
-        return done
+        accepted, rejected = done.accepted - len(before.accepted), done.rejected - len(before.ledger)
+        return Made(done, accepted, rejected, counts, seconds)
 
     def _context(self, task: ShardTask) -> ShardContext:
         previous = None
@@ -174,8 +189,5 @@ def _stderr_path() -> str:
         return ""
 
 
-def _add(previous: ShardResult | None, seconds: dict[str, float]) -> dict[str, float]:
-    if previous is None:
-        return seconds
-    names = {**previous.seconds, **seconds}
-    return {name: previous.seconds.get(name, 0.0) + seconds.get(name, 0.0) for name in names}
+def _add(before: Mapping[str, N], more: Mapping[str, N]) -> dict[str, N]:
+    return {**before, **{name: before[name] + value if name in before else value for name, value in more.items()}}
