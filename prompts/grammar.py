@@ -361,7 +361,7 @@ class _Loader:
             texts[row["scene"]] = row["text"]
         return {s.name: next((texts[n] for n in (s.name, *s.tags, "*") if n in texts), "") for s in scenes}
 
-    # ----------------------------------------------------------------------------------------------------- what it means
+    # ---------------------------------------------------------------------------------------------------- what it means
 
     def _mark(self, text: str, tags: Sequence[str]) -> int:
         """Tags as a bit set: those given, and those that the text's words bring along."""

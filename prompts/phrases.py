@@ -132,7 +132,7 @@ def check_text(text: str, where: str) -> None:
 class Phrase:
     """One thing a part may say. Tags, rules and words are bit sets whose bits the grammar hands out.
 
-    texts and tokens: for one person, for several. `only`: of each set one tag must be there; `never`: none may be there.
+    texts and tokens: for one person, for several. `only`: of each set one tag is needed; `never`: none may be there.
     """
 
     texts: tuple[str, str]
@@ -177,7 +177,7 @@ class Part:
         object.__setattr__(self, "_heeds", heeds)
 
     def fitting(self, context: int, refused: int) -> _Choice:
-        """(bounds, phrases): those that fit, and the upper bounds of their shares of 2**32. Both empty where none fits."""
+        """(bounds, phrases): those that fit, with the upper bounds of their shares of 2**32; empty where none fits."""
         key = (context & self._heeds, refused & self._has)
         found = self._fitting.get(key)
         if found is None:
@@ -210,8 +210,8 @@ class Bits:
 
 
 _SMALL_WORDS: Final = frozenset(
-    "a an the and or of in on at with to from by for into onto near nearby under over above behind beside between up down "
-    "out off all around around each other one two three as while like front very".split()
+    """a an the and or of in on at with to from by for into onto near nearby under over above behind beside between
+    up down out off all around each other one two three as while like front very""".split()
 )
 
 

@@ -1,22 +1,22 @@
 """Which scene, which action and how many people a slot has: exactly even, and found for any index at once.
 
-Let A be the number of actions and S that of scenes. Slot i lies in block j = i // A at position q = i % A.
+Let A be the number of actions and S that of scenes. Slot i lies in block j = i // A at place q = i % A.
 
 Actions. One keyed order of the A actions serves every block, so every A slots in a row, aligned or not, hold each
 action exactly once, and any N slots in a row hold each floor(N / A) or ceil(N / A) times.
 
-People. Ten blocks make a cycle. Actions of the same people range form a class; a small table with sums fixed on both
-sides (7A, 2A, A across; ten times its size down each class) says how often a class has 1, 2, 3 people in a cycle, and
-is filled by iterative proportional fitting (Deming & Stephan 1940) and rounded. In block j an action has the phase
-(its own + j + j // 10) mod 10; the own phases of ten neighbours of a class are all different. The 10 n visits of a class
-of n actions in a cycle are numbered y = n phase + m, m being another number of the action in its class: the first visits
-have three people, the next two, the rest one, as many as the table says. So a cycle has exactly 7 : 2 : 1, each action
-its share of the class to within one visit, and ten neighbours of a class their share too; as classes are mixed evenly
-along the order, any run of slots differs from 7 : 2 : 1 only by a few people.
+People. Ten blocks make a cycle. Actions of the same people range form a class. A small table with fixed sums (7A, 2A
+and A for 1, 2 and 3 people; ten times the size of each class) says how many people a class has how often in a cycle;
+it is filled by iterative proportional fitting (Deming & Stephan 1940) and rounded. In block j an action has the phase
+(its own + j + j // 10) mod 10; the own phases of ten neighbours of a class all differ. The 10 n visits of a class of n
+actions are numbered n * phase + m, where m numbers the actions in an order that steps by the golden section: the first
+visits have three people, the next two, the rest one, as many as the table says. So a cycle has exactly 7 : 2 : 1, each
+action its share of the class to within one visit, ten neighbours of a class about theirs; and as classes are mixed
+evenly along the order, any run of slots differs from 7 : 2 : 1 by a few people only.
 
-Scenes. The first S * (A // S) positions are cut into runs of S, each with a keyed order of all scenes that moves on by
-one scene a block: an action meets all S scenes in S blocks. The rest of the block's positions take scenes in turn, going
-on where the block before stopped, so that after every whole block the scenes' counts differ by at most one.
+Scenes. The first S * (A // S) places are cut into runs of S, each with a keyed order of all scenes that moves on by one
+scene a block: an action meets all S scenes in S blocks. The other places of a block take scenes in turn, going on where
+the block before stopped, so that after every whole block the scenes' counts differ by at most one.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def _settle(
 
 
 def _stride(size: int) -> int:
-    """A step near the golden section of `size` and without a divisor in common: its multiples fill range(size) evenly."""
+    """A step near the golden section of `size`, with no divisor in common: its multiples fill range(size) evenly."""
     step = max(1, round(size * 0.6180339887))
     while math.gcd(step, size) != 1:
         step += 1

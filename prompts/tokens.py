@@ -13,6 +13,7 @@ where MERGES is `bpe_simple_vocab_16e6.txt.gz` as OpenAI's CLIP and open_clip sh
 from __future__ import annotations
 
 import gzip
+import itertools
 import re
 import sys
 from collections.abc import Iterable, Mapping
@@ -48,7 +49,7 @@ def piece_tokens(piece: str, merges: Mapping[tuple[str, str], int]) -> int:
     parts = [byte_signs[byte] for byte in piece.encode()]
     parts[-1] += "</w>"
     while len(parts) > 1:
-        ranks = [merges.get(pair, len(merges)) for pair in zip(parts, parts[1:], strict=False)]
+        ranks = [merges.get(pair, len(merges)) for pair in itertools.pairwise(parts)]
         best = min(ranks)
         if best == len(merges):
             break
