@@ -1,0 +1,64 @@
+"""The command line: `humansd` or `python -m pipelines`. Heavy imports happen inside the commands, never here.
+
+Data for machines goes to stdout, progress and notes to stderr. Exit codes: 0 done; 1 finished, but something is short,
+failed or unsound (named); 2 the user's mistake, told in one line; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+import typer
+
+from pipelines import commands
+from pipelines.config import UserError
+from pipelines.options import examples, say
+
+LEAVES: Final = ("prompts", "detectors")
+"""Packages that know nothing of UserError: the ValueErrors they define are the user's mistakes too."""
+
+app = typer.Typer(
+    name="humansd",
+    help="Datasets of humans with text and poses: generate, check, look at, resume.",
+    epilog=examples("humansd demo", "humansd ghi --config mini --n 1000 --out ghi", "humansd status ghi"),
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
+)
+commands.register(app)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; a mistake of the user is one line on stderr, never a traceback."""
+    given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    try:
+        code = app(args=given, prog_name="humansd", standalone_mode=False)
+        sys.stdout.flush()
+    except typer.TyperException as error:
+        context = getattr(error, "ctx", None)
+        path = context.command_path if context else "humansd"
+        say(f"{path}: {one_line(error.format_message())} (see {path} --help)")
+        return 2
+    except UserError as error:
+        say(f"humansd: {one_line(str(error))}")
+        return 2
+    except ValueError as error:
+        if type(error).__module__.partition(".")[0] not in LEAVES:
+            raise
+        say(f"humansd: {one_line(str(error))}")
+        return 2
+    except (KeyboardInterrupt, typer.Abort):
+        say("humansd: interrupted")
+        return 130
+    except BrokenPipeError:  # whoever read our stdout has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return code if isinstance(code, int) else 0
+
+
+def one_line(text: str) -> str:
+    """Return text without line breaks."""
+    return " ".join(text.split())

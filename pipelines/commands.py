@@ -1,0 +1,312 @@
+"""What `humansd` can do: one small function a command, each a way into one module."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipelines import options
+from pipelines.config import UserError, load_config
+from pipelines.options import examples
+
+if TYPE_CHECKING:
+    from pipelines.models import Model
+
+prompts_app = typer.Typer(invoke_without_command=True)
+actions_app = typer.Typer(help="The list of actions that prompts draw from.")
+evaluate_app = typer.Typer(help="Measure models and datasets.")
+models_app = typer.Typer(help="The checkpoints that can be used: what there is, fetch it, check it.")
+
+
+def register(app: typer.Typer) -> None:
+    """Add every command to the command line, in the order that `--help` shows."""
+    app.command(epilog=examples("humansd demo", "humansd demo --out /data/demo"))(demo)
+    app.add_typer(prompts_app, name="prompts")
+    app.command(
+        epilog=examples(
+            "humansd ghi --config mini --n 1000 --workers 2 --out ghi",
+            "humansd ghi --config sd21 --out s3://bucket/ghi --address auto --workers 8",
+            "humansd ghi --config sd21 --set sampler.steps=20 --set gates.max_nsfw=0.5 --out ghi --dry-run",
+        )
+    )(ghi)
+    app.add_typer(evaluate_app, name="evaluate", epilog=examples("humansd evaluate mini --n 500"))
+    app.command(epilog=examples("humansd status ghi", "humansd status s3://bucket/ghi --watch"))(status)
+    app.command(
+        epilog=examples(
+            "humansd inspect ghi --sheet sheet.png",
+            "humansd inspect ghi --sheet rejected.png --rejected --n 48",
+            "humansd inspect ghi --json",
+        )
+    )(inspect)
+    app.command(epilog=examples("humansd index ghi"))(index)
+    app.command(epilog=examples("humansd verify ghi", "humansd verify s3://bucket/ghi --json"))(verify)
+    app.command(epilog=examples("humansd repair ghi"))(repair)
+    app.command(
+        epilog=examples(
+            "humansd plan --config mini --n 10000",
+            "humansd plan --config mini --n 10000 --probe",
+            "humansd plan --config sd21 --config sd15 --n 1000000 --gpus 8 --probe",
+            "humansd plan --config sd21 --n 1000000 --from ghi --set price_per_gpu_hour=2.50",
+        )
+    )(plan)
+    app.add_typer(models_app, name="models", epilog=examples("humansd models list"))
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="The folder for everything.")] = Path("out/demo"),
+    n: Annotated[int, typer.Option("--n", min=1, help="Samples to make.")] = 60,
+    workers: options.Workers = 2,
+) -> int:
+    """The whole pipeline on the embedded default: miniature models, no GPU, no network, a few minutes.
+
+    Generates images of people from grammar prompts, finds the poses, keeps what fits, and draws contact sheets.
+    The same command again goes on where it stopped.
+    """
+    from pipelines.demo import run_demo
+
+    return run_demo(out, n, workers or 2)
+
+
+@prompts_app.callback(
+    epilog=examples(
+        "humansd prompts --n 5",
+        "humansd prompts --n 1000000 --out prompts.parquet",
+        "humansd prompts --n 10000 --scenes natural --stats",
+    )
+)
+def prompts(
+    context: typer.Context,
+    n: Annotated[int, typer.Option("--n", min=1, help="How many prompts.")] = 10,
+    seed: options.Seed = None,
+    scenes: Annotated[
+        str | None, typer.Option(help="'natural', 'all' or names with commas; the 14 artificial ones by default.")
+    ] = None,
+    grammar: Annotated[Path | None, typer.Option(help="Your own grammar folder in place of the bundled one.")] = None,
+    out: Annotated[Path | None, typer.Option(help="FILE.parquet or FILE.jsonl, every part a column.")] = None,
+    stats: Annotated[bool, typer.Option("--stats", help="Print the distributions in place of the prompts.")] = False,
+    json: options.Json = False,
+) -> None:
+    """Prompts alone: print them, write them with all their parts, or count what they draw."""
+    if context.invoked_subcommand is not None:
+        return
+    from pipelines import prompt_table
+
+    names = tuple(scenes.split(",")) if scenes and "," in scenes else scenes
+    wanted = prompt_table.PromptRange(n, seed or 0, grammar, names)
+    if out is not None:
+        prompt_table.write(wanted, out)
+        options.say(f"{n:,} prompts in {out}")
+    if stats:
+        counted = prompt_table.count(wanted)
+        if json:
+            options.print_json(counted)
+        else:
+            print(prompt_table.as_text(counted))
+    elif json:
+        prompt_table.write_lines(wanted)
+    elif out is None:
+        prompt_table.write_text(wanted)
+
+
+def ghi(
+    out: options.Out,
+    config: options.Config = "mini",
+    n: options.Number = None,
+    seed: options.Seed = None,
+    workers: options.Workers = None,
+    shards: options.Shards = None,
+    address: options.Address = None,
+    set_: options.Set = None,
+    dry_run: options.DryRun = False,
+    json: options.Json = False,
+) -> int:
+    """Generate images of people with text and poses from a diffusion model, as shards of Parquet.
+
+    The same command again resumes: only missing shards are made. A larger --n extends the dataset.
+    """
+    from pipelines.ghi.config import GhiConfig
+    from pipelines.ghi.job import run_ghi
+
+    resolved = load_config(GhiConfig, config, options.overrides(set_, n=n, seed=seed, workers=workers))
+    report = run_ghi(resolved, out, shards=options.parse_shards(shards), address=address, dry_run=dry_run)
+    if json:
+        options.print_json(report)
+    return report.exit_code
+
+
+@evaluate_app.command("mini", epilog=examples("humansd evaluate mini", "humansd evaluate mini --n 100 --out report"))
+def evaluate_mini(
+    n: Annotated[int, typer.Option("--n", min=1, help="Grammar prompts to sample.")] = 500,
+    out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("out/mini"),
+    json: options.Json = False,
+) -> None:
+    """Measure the miniature models: people and scenes of first attempts, pose AP, seconds an image."""
+    from pipelines.mini import evaluate
+
+    figures = evaluate.run(out, prompts=n, progress=options.say)
+    if json:
+        options.print_json(figures)
+    else:
+        print(evaluate.markdown(figures))
+        options.say(f"report in {out}")
+
+
+def status(
+    out: options.Dataset,
+    watch: Annotated[bool, typer.Option("--watch", help="Look again every few seconds until it is complete.")] = False,
+    json: options.Json = False,
+) -> int:
+    """Where a dataset stands: shards, accept rate, reasons, speed, cost, and what is short or failed."""
+    from pipelines import status as reader
+
+    while True:
+        found = reader.read_status(out)
+        if json:
+            options.print_json(reader.as_json(found))
+        else:
+            if watch:
+                typer.echo("\x1b[2J\x1b[H", nl=False)
+            print(reader.as_text(found), flush=True)
+        if not watch or found.complete:
+            return 1 if found.short or found.failed else 0
+        time.sleep(5)
+
+
+def inspect(
+    out: options.Dataset,
+    sheet: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw a contact sheet.")] = None,
+    rejected: Annotated[bool, typer.Option("--rejected", help="What was rejected, with the reasons.")] = False,
+    n: Annotated[int, typer.Option("--n", min=1, help="How many rows, drawn at random.")] = 24,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed draws other rows.")] = 0,
+    json: options.Json = False,
+) -> None:
+    """Look at a dataset: a contact sheet with skeletons and captions, or rows as text."""
+    from pipelines.inspect import rows
+
+    picked, total = rows.pick(out, "rejected" if rejected else "shards", n, seed)
+    if sheet is not None:
+        from pipelines.inspect.sheet import card_of, draw_sheet, save
+
+        kind = "rejected" if rejected else "accepted"
+        save(draw_sheet([card_of(row) for row in picked], out, f"{len(picked)} of {total:,} {kind}"), sheet)
+        options.say(f"{len(picked)} of {total:,} {kind} samples in {sheet}")
+    elif json:
+        for row in picked:
+            options.print_json(rows.summary(row))
+    else:
+        for row in picked:
+            print(rows.as_text(row))
+
+
+def index(out: options.Dataset) -> None:
+    """Write OUT/index.parquet: every column but the images, for pandas."""
+    from pipelines.dataset import write_index
+
+    rows = write_index(out)
+    options.say(f"{rows:,} rows in {out.rstrip('/')}/index.parquet")
+
+
+def verify(out: options.Dataset, json: options.Json = False) -> int:
+    """Re-read every file of a dataset and compare it with its done marker."""
+    from pipelines.dataset import verify as check
+
+    found = 0
+    for problem in check(out):
+        found += 1
+        if json:
+            options.print_json({"file": problem.file, "what": problem.what, "shard": problem.shard})
+        else:
+            print(f"{problem.file}: {problem.what}")
+    options.say(f"{found} problems: humansd repair {out} drops what is wrong" if found else "sound")
+    return 1 if found else 0
+
+
+def repair(out: options.Dataset, json: options.Json = False) -> None:
+    """Drop what `verify` finds wrong, so that running the job again makes exactly that anew."""
+    from pipelines.dataset import repair as mend
+
+    problems = mend(out)
+    for problem in problems:
+        if json:
+            options.print_json({"file": problem.file, "what": problem.what, "shard": problem.shard})
+        else:
+            print(f"{problem.file}: {problem.what}")
+    options.say("dropped; run the job again to make it anew" if problems else "sound: nothing to repair")
+
+
+def plan(
+    config: Annotated[
+        list[str] | None, typer.Option(help="As everywhere; give it again to see several models side by side.")
+    ] = None,
+    n: options.Number = None,
+    workers: options.Workers = None,
+    gpus: Annotated[int | None, typer.Option(min=1, help="GPUs to spread the work over; sets the workers.")] = None,
+    from_: Annotated[str | None, typer.Option("--from", metavar="OUT", help="Take what this dataset measured.")] = None,
+    probe: Annotated[bool, typer.Option("--probe", help="Measure here: 200 prompts, five minutes at most.")] = False,
+    set_: options.Set = None,
+    json: options.Json = False,
+) -> None:
+    """What a job will take before it runs: images, hours, cost and storage, with intervals.
+
+    Without --probe or --from only what follows from the config is said.
+    """
+    from pipelines import plan as planner
+    from pipelines.ghi.config import GhiConfig
+
+    for name in config or ["mini"]:
+        resolved = load_config(GhiConfig, name, options.overrides(set_, n=n, workers=workers))
+        made = planner.make_plan(name, resolved, gpus, probe=probe, out=from_)
+        if json:
+            options.print_json(planner.as_json(made))
+        else:
+            print(planner.as_text(made), end="\n\n")
+
+
+@models_app.command("list", epilog=examples("humansd models list", "humansd models list --json"))
+def models_list(json: options.Json = False) -> None:
+    """Every checkpoint that can be used, and whether it is on this machine."""
+    from pipelines.models import list_models
+
+    _print_models(list_models(), json)
+
+
+@models_app.command("fetch", epilog=examples("humansd models fetch rtmpose-m-humanart", "humansd models fetch sd21"))
+def models_fetch(
+    name: Annotated[list[str], typer.Argument(metavar="NAME...", help="As `models list` has it, or a hub id.")],
+) -> None:
+    """Download checkpoints into this machine's cache and check them; HUMANSD_OFFLINE=1 forbids it."""
+    from pipelines.models import fetch
+
+    for one in name:
+        print(fetch(one))
+
+
+@models_app.command("check", epilog=examples("humansd models check", "humansd models check mini-pose"))
+def models_check(
+    name: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME...]", help="Which ones; by default all that are here.")
+    ] = None,
+    json: options.Json = False,
+) -> int:
+    """Read checkpoints and compare their checksums; those named must be there."""
+    from pipelines.models import list_models
+
+    found = list_models(whole=True)
+    unknown = set(name or ()) - {model.name for model in found}
+    if unknown:
+        raise UserError(f"unknown model {min(unknown)!r}; see humansd models list")
+    shown = [model for model in found if (model.name in name if name else model.state != "missing")]
+    _print_models(shown, json)
+    return 1 if any(model.state in ("missing", "damaged") for model in shown) else 0
+
+
+def _print_models(models: list[Model], json: bool) -> None:
+    for model in models:
+        if json:
+            options.print_json(dataclasses.asdict(model))
+        else:
+            print(f"{model.name:26s} {model.kind:10s} {model.state:8s} {model.licence}")

@@ -1,0 +1,84 @@
+"""The checkpoints that can be used: diffusion models of the bundled configs, and every detector's weights."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from detectors import weights
+from pipelines import checkpoint
+from pipelines.config import UserError, load_config
+from pipelines.ghi.config import GhiConfig
+
+DIFFUSION: Final = ("mini", "sd15", "sd21", "sdxl")
+"""Bundled configs; each names a diffusion checkpoint."""
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One checkpoint. state: bundled, cached, missing or damaged. source: where it comes from, if not bundled."""
+
+    name: str
+    kind: str
+    state: str
+    source: str
+    licence: str
+
+
+def list_models(*, whole: bool = False) -> list[Model]:
+    """Return every known checkpoint and whether it is on this machine.
+
+    whole: read all files and compare checksums, else only look whether they are there.
+    """
+    return [_diffusion(name) for name in DIFFUSION] + [_detector(one, whole) for one in weights.CHECKPOINTS]
+
+
+def fetch(name: str) -> Path:
+    """Download a checkpoint unless it is on this machine; return where it lies.
+
+    name: as `list_models` has it, or a hub id. Raises UserError or WeightsError where it cannot be had.
+    """
+    if name not in DIFFUSION and "/" not in name:
+        known = [one.name for one in weights.CHECKPOINTS]
+        if name not in known:
+            raise UserError(f"unknown model {name!r}; known: {', '.join([*DIFFUSION, *known])}, or a hub id owner/name")
+        return weights.fetch(name)
+    if weights.offline():
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    return checkpoint.resolve(_config(name)).folder()
+
+
+def _config(name: str) -> checkpoint.ModelConfig:
+    return load_config(GhiConfig, name).model if name in DIFFUSION else checkpoint.ModelConfig(id=name)
+
+
+def _diffusion(name: str) -> Model:
+    config = _config(name)
+    if config.id == checkpoint.MINI:
+        state = "bundled" if checkpoint.MINI_FOLDER.is_dir() else "missing"
+        return Model(name, "diffusion", state, "", "Apache-2.0; trained on figures this project draws")
+    return Model(name, "diffusion", _hub_state(config), config.id, "see its page on huggingface.co")
+
+
+def _hub_state(config: checkpoint.ModelConfig) -> str:
+    """Return whether a hub model lies in this machine's cache with all its weights; asks nobody."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = snapshot_download(config.id, revision=config.revision, local_files_only=True)
+        checkpoint.check_folder(Path(folder))
+    except (OSError, ValueError, UserError):
+        return "missing"
+    return "cached"
+
+
+def _detector(one: weights.Checkpoint, whole: bool) -> Model:
+    if whole:
+        state: str = weights.status(one.name)
+    elif weights.path_of(one).is_file():
+        state = "bundled" if one.bundled else "cached"
+    else:
+        state = "missing"
+    return Model(one.name, one.task, state, one.url or "", one.licence)

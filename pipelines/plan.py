@@ -1,0 +1,300 @@
+"""What a job will take, before it runs: images, hours, money and storage, each as an interval.
+
+The accept rate of each scene and number of people decides how many images a slot costs. It comes from a probe or from
+a dataset that exists already; the intervals are 5-95% of 2,000 draws of what those counts leave open.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines import dataset, shards
+from pipelines.config import UserError
+from pipelines.ghi.config import GhiConfig
+from pipelines.status import duration, size
+from pipelines.store import Store
+
+PEOPLE_SHARES: Final = {1: 0.7, 2: 0.2, 3: 0.1}
+"""1, 2 or 3 people at 7:2:1."""
+
+DRAWS: Final = 2000
+POOLING: Final = 2.0
+"""Pseudo-counts with which a cell's accept rate leans on that of all scenes with as many people."""
+
+Cell = tuple[str, int]
+"""A scene and a number of people."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What was measured of a config.
+
+    cells: (scene, people) → (accepted, judged) candidates. seconds: of one worker, for each of several equal parts of
+        the work. images: candidates in each part.
+    bytes_accepted, bytes_rejected: on disk, a sample. memory: batch size → peak bytes. load_seconds: before the first
+        image. device: where all this was measured.
+    """
+
+    cells: Mapping[Cell, tuple[int, int]]
+    seconds: tuple[float, ...]
+    images: tuple[int, ...]
+    bytes_accepted: float
+    bytes_rejected: float
+    memory: Mapping[int, int]
+    load_seconds: float
+    device: str
+
+    @property
+    def images_per_second(self) -> float:
+        """Candidates a second of one worker."""
+        return sum(self.images) / sum(self.seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A 90% interval and its median."""
+
+    low: float
+    median: float
+    high: float
+
+    @classmethod
+    def of(cls, draws: NDArray[np.float64]) -> Interval:
+        """Return the 5th, 50th and 95th percentile of some draws."""
+        low, median, high = np.percentile(draws, [5, 50, 95])
+        return cls(float(low), float(median), float(high))
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a job will take. images: to sample; short: slots that stay empty after max_attempts; bytes: on disk.
+
+    hours: of wall-clock time with all workers. cost: in the currency of the price; None without a price.
+    """
+
+    accept_rate: Interval
+    images: Interval
+    short: Interval
+    hours: Interval
+    bytes: Interval
+    cost: Interval | None
+
+
+def predict(
+    measured: Measured, n: int, max_attempts: int, workers: int, keep_rejected: bool, price: float | None
+) -> Prediction:
+    """Predict a job of n slots on `workers` workers; price: of one worker for an hour."""
+    rng = np.random.default_rng(0)
+    rates, weights = _rates(measured.cells, rng)
+    missed = (1 - rates) ** max_attempts
+    attempts = (1 - missed) / rates  # expected attempts a slot: a geometric law that ends at max_attempts
+    images = n * attempts @ weights
+    short = n * missed @ weights
+    hours = images * _seconds_an_image(measured, rng) / workers / 3600 + measured.load_seconds / 3600
+    stored = (n - short) * measured.bytes_accepted
+    if keep_rejected:
+        stored = stored + (images - (n - short)) * measured.bytes_rejected
+    return Prediction(
+        accept_rate=Interval.of((n - short) / images),
+        images=Interval.of(images),
+        short=Interval.of(short),
+        hours=Interval.of(hours),
+        bytes=Interval.of(stored),
+        cost=None if price is None else Interval.of(hours * workers * price),
+    )
+
+
+def _rates(
+    cells: Mapping[Cell, tuple[int, int]], rng: np.random.Generator
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Draw accept rates, (DRAWS, cells), and return each cell's share of the slots, (cells,)."""
+    shares = {people: PEOPLE_SHARES.get(people, 0.0) for _, people in cells}
+    pooled = {}
+    for people in shares:
+        accepted = sum(a for (_, p), (a, _) in cells.items() if p == people)
+        judged = sum(j for (_, p), (_, j) in cells.items() if p == people)
+        pooled[people] = rng.beta(accepted + 0.5, judged - accepted + 0.5, DRAWS)
+    rates, weights = [], []
+    for (_, people), (accepted, judged) in sorted(cells.items()):
+        lean = POOLING * pooled[people]
+        rates.append(rng.beta(lean + accepted, POOLING - lean + judged - accepted))
+        weights.append(shares[people])
+    weight = np.array(weights)
+    return np.clip(np.stack(rates, axis=1), 1e-6, 1.0), weight / weight.sum()
+
+
+def _seconds_an_image(measured: Measured, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Draw a worker's seconds an image by resampling the parts that were timed."""
+    seconds, images = np.array(measured.seconds), np.array(measured.images)
+    chosen = rng.integers(0, len(seconds), (DRAWS, len(seconds)))
+    drawn: NDArray[np.float64] = seconds[chosen].sum(axis=1) / images[chosen].sum(axis=1)
+    return drawn
+
+
+def from_dataset(out: str) -> Measured:
+    """Read from a dataset what it took. Raises UserError where it is none or has no committed shard."""
+    store = Store(out)
+    dataset.read_manifest(store)
+    done = [d for d in shards.read_markers(store) if d.accepted + d.rejected and d.seconds.get("total")]
+    if not done:
+        raise UserError(f"{out}: has no finished shard to learn from yet")
+    cells: dict[Cell, tuple[int, int]] = {}
+    for d in done:
+        accepted = shards.read_table(store, "shards", d.shard, ["scene", "prompt"]).to_pylist()
+        ledger = shards.read_table(store, "ledger", d.shard, ["scene", "asked_people"]).to_pylist()
+        for row in accepted:
+            _add(cells, (row["scene"], row["prompt"]["num_people"]), True)
+        for row in ledger:
+            _add(cells, (row["scene"], row["asked_people"]), False)
+    return Measured(
+        cells=cells,
+        seconds=tuple(d.seconds["total"] for d in done),
+        images=tuple(d.accepted + d.rejected for d in done),
+        bytes_accepted=_bytes_a_row(done, "shards"),
+        bytes_rejected=_bytes_a_row(done, "rejected"),
+        memory={},
+        load_seconds=0.0,
+        device=", ".join(sorted({d.host for d in done})),
+    )
+
+
+def _bytes_a_row(done: list[shards.Done], folder: str) -> float:
+    rows = sum(d.files[folder].rows for d in done)
+    return sum(d.files[folder].bytes for d in done) / rows if rows else 0.0
+
+
+def _add(cells: dict[Cell, tuple[int, int]], cell: Cell, accepted: bool) -> None:
+    before = cells.get(cell, (0, 0))
+    cells[cell] = (before[0] + accepted, before[1] + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is known of a job before it runs; measured and predicted are None where nothing was measured."""
+
+    name: str
+    config: GhiConfig
+    workers: int
+    measured: Measured | None
+    predicted: Prediction | None
+
+
+def make_plan(name: str, config: GhiConfig, gpus: int | None, *, probe: bool, out: str | None) -> Plan:
+    """Plan a job: with a probe on this machine, with what the dataset `out` measured, or from the config alone.
+
+    gpus: sets the workers, by the config's `gpus_per_worker`. Raises UserError where `out` has nothing to tell.
+    """
+    if probe and out is not None:
+        raise UserError("--probe measures anew, --from takes what was measured: give one of them")
+    workers = config.workers if gpus is None else max(1, math.floor(gpus / (config.gpus_per_worker or 1)))
+    measured = None
+    if probe:
+        from pipelines.probe import run_probe
+
+        measured = run_probe(config)
+    elif out is not None:
+        measured = from_dataset(out)
+    price = config.price_per_gpu_hour
+    predicted = None
+    if measured is not None:
+        per_worker = None if price is None else price * (config.gpus_per_worker or 1)
+        predicted = predict(measured, config.n, config.max_attempts, workers, config.keep_rejected, per_worker)
+    return Plan(name, config, workers, measured, predicted)
+
+
+def as_json(plan: Plan) -> dict[str, Any]:
+    """Return a plan as one JSON object."""
+    config, measured = plan.config, plan.measured
+    found: dict[str, Any] = {
+        "config": plan.name,
+        "model": config.model.id,
+        "n": config.n,
+        "shards": _shards(config),
+        "workers": plan.workers,
+    }
+    if measured is not None and plan.predicted is not None:
+        found |= {
+            "device": measured.device,
+            "images_per_second": measured.images_per_second,
+            "bytes_accepted": measured.bytes_accepted,
+            "bytes_rejected": measured.bytes_rejected,
+            "memory": {str(batch): peak for batch, peak in measured.memory.items()},
+            "accept_rate_by_scene": accept_rates(measured.cells),
+            "predicted": dataclasses.asdict(plan.predicted),
+        }
+    return found
+
+
+def as_text(plan: Plan) -> str:
+    """Return a plan as lines for people."""
+    config, measured, predicted = plan.config, plan.measured, plan.predicted
+    sampler = config.sampler
+    lines = [
+        f"{plan.name}: {config.model.id}, {sampler.steps} steps of {sampler.scheduler}, batch {sampler.batch_size}",
+        f"slots      {config.n:,} in {_shards(config):,} shards of {config.shard_size}; 1, 2, 3 people at 7:2:1",
+        f"workers    {plan.workers}"
+        + (f", {config.gpus_per_worker:g} GPU each" if config.gpus_per_worker else ", on CPUs"),
+    ]
+    if measured is None or predicted is None:
+        return "\n".join(
+            [*lines, "time       not known: measure with --probe, or give --from a dataset of this config"]
+        )
+    lines += [
+        f"measured   {measured.images_per_second:.2f} images/s a worker on {measured.device}",
+        *(f"memory     {size(peak)} at batches of {batch}" for batch, peak in measured.memory.items()),
+        f"a sample   {size(measured.bytes_accepted)} accepted, {size(measured.bytes_rejected)} rejected",
+        "",
+        *_rate_lines(measured.cells),
+        "",
+        f"accepted   {_percent(predicted.accept_rate)} of the images",
+        f"images     {_span(predicted.images, _count)}",
+        f"left empty {_span(predicted.short, _count)} slots after {config.max_attempts} attempts",
+        f"time       {_span(predicted.hours, lambda hours: duration(3600 * hours))}",
+        f"storage    {_span(predicted.bytes, size)}",
+    ]
+    if predicted.cost is not None:
+        lines.append(f"cost       {_span(predicted.cost, lambda cost: f'{cost:,.2f}')} at your price")
+    return "\n".join(lines)
+
+
+def accept_rates(cells: Mapping[Cell, tuple[int, int]]) -> dict[str, dict[str, float | None]]:
+    """Return scene → number of people → accepted share; None where nothing was judged."""
+    people = sorted({number for _, number in cells})
+    found: dict[str, dict[str, float | None]] = {}
+    for scene in sorted({scene for scene, _ in cells}):
+        judged = {number: cells.get((scene, number), (0, 0)) for number in people}
+        found[scene] = {str(number): a / j if j else None for number, (a, j) in judged.items()}
+    return found
+
+
+def _rate_lines(cells: Mapping[Cell, tuple[int, int]]) -> list[str]:
+    rates = accept_rates(cells)
+    people = sorted({number for _, number in cells})
+    lines = ["accepted   " + "".join(f"{f'{number} people':>10s}" for number in people)]
+    for scene, by_people in rates.items():
+        values = (by_people[str(number)] for number in people)
+        lines.append(f"  {scene:15s}" + "".join(f"{'-' if v is None else f'{100 * v:.0f}%':>9s} " for v in values))
+    return lines
+
+
+def _shards(config: GhiConfig) -> int:
+    return -(-config.n // config.shard_size)
+
+
+def _count(number: float) -> str:
+    return f"{number:,.0f}"
+
+
+def _percent(interval: Interval) -> str:
+    return f"{100 * interval.median:.1f}% ({100 * interval.low:.1f}-{100 * interval.high:.1f}%)"
+
+
+def _span(interval: Interval, text: Callable[[float], str]) -> str:
+    return f"{text(interval.median)} ({text(interval.low)} to {text(interval.high)})"
