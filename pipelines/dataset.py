@@ -115,7 +115,11 @@ def write_manifest(store: Store, manifest: Manifest, files: Mapping[str, bytes],
 
 @dataclass(slots=True)
 class Standing:
-    """How far a range of shards is: tasks still to do (ascending), and what the complete shards hold."""
+    """How far a range of shards is.
+
+    tasks: still to do, ascending. complete: shards that need nothing; short: keys of the slots they could not fill.
+    accepted, rejected: rows of all committed shards.
+    """
 
     tasks: list[ShardTask]
     complete: int = 0
@@ -139,9 +143,9 @@ def standing(manifest: Manifest, wanted: range, markers: Iterable[shards.Done]) 
             found.tasks.append(dataclasses.replace(task, extend=True))
         else:
             found.complete += 1
-            found.accepted += done.accepted
-            found.rejected += done.rejected
             found.short += done.short
+        found.accepted += done.accepted
+        found.rejected += done.rejected
     found.tasks += [manifest.task(index) for index in wanted if index not in committed]
     found.tasks.sort(key=lambda task: task.index)
     return found
@@ -152,15 +156,14 @@ def pending(manifest: Manifest, wanted: range, done: Mapping[int, shards.Done]) 
     return standing(manifest, wanted, done.values()).tasks
 
 
-def clean(store: Store, live: set[str]) -> None:
-    """Remove temporary files and breadcrumbs left by runs that are not live."""
-    if not store.local:
-        return
-    for folder in ("", *shards.FOLDERS, "done", "failed", shards.INFLIGHT, lease.LEASES):
+def clean(store: Store, held: range) -> None:
+    """Remove temporary files and breadcrumbs that killed runs left; held: the shards whose lease the caller has."""
+    for folder in (*shards.FOLDERS, "done", "failed", shards.INFLIGHT):
         for name in store.names(folder):
-            run = temporary_run(name)
-            if run is not None and run not in live:
-                store.remove([f"{folder}/{name}" if folder else name])
+            number = name.removeprefix(".")[:8]
+            leftover = temporary_run(name) is not None or folder == shards.INFLIGHT
+            if leftover and number.isdigit() and int(number) in held:
+                store.remove([f"{folder}/{name}"])
 
 
 def open_dataset(outs: Sequence[str]) -> pads.Dataset:

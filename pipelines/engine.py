@@ -1,91 +1,56 @@
 """Shards over Ray actors: the only module that imports Ray.
 
 The driver hands one shard at a time to each idle actor; the actor makes its rows (`pipelines.work`), writes and
-commits the shard itself, and returns a small summary. Image bytes never cross Ray's object store.
+commits the shard itself (`pipelines.worker`), and returns a small summary. Image bytes never cross Ray's object store.
+What a failure means is decided in `pipelines.schedule`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+import contextlib
+import logging
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any, Final
 
+import ray
+from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, RayError, RayTaskError
+from ray.util.metrics import Gauge
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from pipelines import dataset, lease, shards
+from pipelines.config import UserError
+from pipelines.job import Job, JobReport, Runtime
+from pipelines.progress import Account, Display
+from pipelines.schedule import FAILURES_OF_A_WORKER, Failure, Schedule
+from pipelines.store import StorageError, Store
 from pipelines.work import MakeWork, ShardContext, ShardResult, ShardTask, Work
+from pipelines.worker import (
+    Made,
+    Refused,
+    Setup,
+    ShardWorker,
+    Started,
+    memory_kills,
+    read_breadcrumb,
+    stderr_tail,
+    thread_variables,
+)
 
 __all__ = ["Job", "JobReport", "MakeWork", "Runtime", "ShardContext", "ShardResult", "ShardTask", "Work", "run_job"]
 
+INTERRUPTED: Final = 130
+"""Exit code after SIGINT or SIGTERM."""
 
-@dataclass(frozen=True)
-class Job:
-    """What to make, and where: everything that does not depend on the machines.
-
-    out: folder or fsspec URL (s3://, gs://, az://, memory://).
-    identity, identity_hash: what `pipelines.config.identity` returned; OUT holds one identity only.
-    config: the whole resolved config, for dataset.json. n, max_attempts: the extendable keys; they may only grow.
-    shard_size: slots a shard; shard i holds slots i * shard_size … min((i + 1) * shard_size, n) - 1.
-    shards: the shards this driver works on (`--shards A:B`); None = all. Drivers of one OUT need disjoint ranges.
-    files: more files for OUT, by path below it (`grammar/scenes.tsv`, `README.md`).
-    """
-
-    out: str
-    source: str
-    identity: Mapping[str, Any]
-    identity_hash: str
-    config: Mapping[str, Any]
-    n: int
-    shard_size: int
-    max_attempts: int
-    shards: range | None = None
-    files: Mapping[str, bytes] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Runtime:
-    """Where and how fast: nothing in here changes a byte, except `threads`, which is identity and set on each worker.
-
-    workers: actors. num_cpus, num_gpus: what each reserves (fractions allowed). threads: CPU threads of each.
-    address: None starts Ray on this machine and stops it at the end (or joins the cluster under `ray job submit`);
-        else the cluster to join (`auto`, `ray://…`).
-    budget_gpu_hours: stop cleanly when the workers' GPU time reaches it (worker time where num_gpus is 0).
-    price_per_gpu_hour: for the cost per 1,000 accepted in the progress.
-    hang_seconds: a shard is killed and requeued after max(hang_seconds, 5 x the median shard).
-    stale_seconds: a lease without heartbeat for so long is anybody's.
-    """
-
-    workers: int = 1
-    num_cpus: float = 1.0
-    num_gpus: float = 0.0
-    threads: int = 1
-    address: str | None = None
-    budget_gpu_hours: float | None = None
-    price_per_gpu_hour: float | None = None
-    hang_seconds: float = 600.0
-    stale_seconds: float = 30.0
-
-
-@dataclass
-class JobReport:
-    """How a job ended.
-
-    shards_done: shards committed by this run; shards_complete: shards of the range that are on disk and complete.
-    failed: shard → one line; short: keys of slots that are not filled; missing: shards not made (stopped early).
-    accepted, rejected: rows of this run. seconds: worker wall-clock seconds by stage. gpu_seconds: GPUs x time held.
-    stopped: why the job ended before its end, in one line, else None.
-    exit_code: 0 all there; 1 some shards are short, failed or missing; 130 interrupted.
-    """
-
-    shards_done: int = 0
-    shards_complete: int = 0
-    failed: dict[int, str] = field(default_factory=dict)
-    short: list[str] = field(default_factory=list)
-    missing: int = 0
-    accepted: int = 0
-    rejected: int = 0
-    seconds: dict[str, float] = field(default_factory=dict)
-    counts: dict[str, int] = field(default_factory=dict)
-    gpu_seconds: float = 0.0
-    stopped: str | None = None
-    exit_code: int = 0
+POLL_SECONDS: Final = 1.0
+INQUEST_SECONDS: Final = 60.0
+HANG_FACTOR: Final = 5.0
+OBJECT_STORE_BYTES: Final = 80 * 2**20  # about Ray's least: only summaries pass through it
 
 
 def run_job(job: Job, make_work: MakeWork, runtime: Runtime) -> JobReport:
@@ -94,4 +59,333 @@ def run_job(job: Job, make_work: MakeWork, runtime: Runtime) -> JobReport:
     Raises UserError where the user must act first: OUT holds another identity, n shrank, the folder cannot be written,
     another driver works on an overlapping range, the models cannot be loaded.
     """
-    raise NotImplementedError
+    store = Store(job.out)
+    fields = ("source", "identity_hash", "identity", "n", "shard_size", "max_attempts", "config")
+    manifest = dataset.Manifest(**{name: getattr(job, name) for name in fields})
+    wanted = manifest.shards if job.shards is None else job.shards
+    if not 0 <= wanted.start < wanted.stop <= manifest.shards.stop:
+        raise UserError(f"--shards {wanted.start}:{wanted.stop}: the dataset has the shards 0:{manifest.shards.stop}")
+    run = lease.new_run()
+    with contextlib.closing(Display(store, run)) as display, contextlib.ExitStack() as stack:
+        try:
+            dataset.check_manifest(store, manifest)
+            held = lease.acquire(store, wanted, run, runtime.stale_seconds, display.note)
+            stack.enter_context(contextlib.closing(held))
+            if dataset.check_manifest(store, manifest):
+                dataset.write_manifest(store, manifest, job.files, run)
+                dataset.check_manifest(store, manifest)  # a driver that started together with this one may have won
+            dataset.clean(store, wanted)
+            standing = dataset.standing(manifest, wanted, shards.read_markers(store, wanted))
+        except StorageError as error:
+            raise UserError(f"cannot write to {error}") from None
+        except (NotADirectoryError, FileExistsError) as error:
+            raise UserError(f"cannot write to {job.out}: {error.strerror}") from None
+        driver = _Driver(job, runtime, store, held, display, standing)
+        if standing.tasks:
+            with _ray(runtime), _signals(driver):
+                driver.run(make_work)
+            with contextlib.suppress(StorageError):
+                dataset.clean(store, wanted)
+        account = driver.account
+        account.report.exit_code = driver.exit_code
+        display.show(account.snapshot(), last=True)
+        return account.report
+
+
+@contextlib.contextmanager
+def _ray(runtime: Runtime) -> Iterator[None]:
+    """Join a cluster, or start Ray on this machine; left as it was found."""
+    if ray.is_initialized():
+        yield
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    address = runtime.address or os.environ.get("RAY_ADDRESS")
+    quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
+    try:
+        if address:
+            ray.init(address, **quiet)
+        else:
+            cpus = max(os.cpu_count() or 1, math.ceil(runtime.workers * runtime.num_cpus))
+            ray.init("local", num_cpus=cpus, include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise UserError(f"Ray at {address or 'this machine'}: {str(error).splitlines()[0]}") from None
+    try:
+        if not address and runtime.num_gpus > ray.cluster_resources().get("GPU", 0):
+            raise UserError(f"each worker wants {runtime.num_gpus:g} GPU, and this machine has not got that")
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextlib.contextmanager
+def _signals(driver: _Driver) -> Iterator[None]:
+    """SIGINT and SIGTERM stop the job in an orderly way; the second one does what it always does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    names = (signal.SIGINT, signal.SIGTERM)
+    before = {name: signal.getsignal(name) for name in names}
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        driver.interrupted = True
+        for name in names:
+            signal.signal(name, signal.SIG_DFL)
+
+    for name in names:
+        signal.signal(name, stop)
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)
+
+
+class _Actor(ShardWorker):
+    """A worker that can tell where it is."""
+
+    def start_here(self, make_work: MakeWork) -> tuple[str, Started | Refused]:
+        return ray.get_runtime_context().get_node_id(), self.start(make_work)
+
+
+def _inquest(stderr: str) -> tuple[int | None, str]:
+    """On the machine of a dead worker: the memory kills it has seen, and the worker's last words."""
+    return memory_kills(), stderr_tail(stderr)
+
+
+class _Slot:
+    """A place for a worker: its process may die and be replaced; `Schedule` keeps the slot's standing."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.actor: Any = None
+        self.call: Any = None  # the ObjectRef of what its worker is doing: starting, or making a shard
+        self.inquest: Any = None  # the ObjectRef of the inquest on its dead worker; there is no other call then
+        self.since = 0.0  # when that was begun
+        self.started: Started | None = None
+        self.node = ""
+        self.host = ""
+        self.failed_starts = 0
+
+
+class _Driver:
+    """The loop that keeps each worker busy with one shard at a time."""
+
+    def __init__(
+        self,
+        job: Job,
+        runtime: Runtime,
+        store: Store,
+        held: lease.Lease,
+        display: Display,
+        standing: dataset.Standing,
+    ) -> None:
+        self._runtime = runtime
+        self._store = store
+        self._lease = held
+        self._display = display
+        self._run = held.holder.run
+        self._setup = Setup(job.out, self._run, job.identity_hash, runtime.threads, runtime.stale_seconds)
+        self._schedule = Schedule(standing.tasks)
+        self._slots = [_Slot(number) for number in range(min(runtime.workers, len(standing.tasks)))]
+        self._gauges: dict[str, Gauge] = {}
+        self._last_error = ""
+        self.account = Account(store, held.holder, standing, runtime)
+        self.interrupted = False
+
+    @property
+    def exit_code(self) -> int:
+        """0 all there; 1 some shards are short, failed or missing; 130 interrupted."""
+        report = self.account.report
+        if self.interrupted:
+            return INTERRUPTED
+        return 1 if report.failed or report.short or report.missing or report.stopped else 0
+
+    def run(self, make_work: MakeWork) -> None:
+        """Work until everything is made, nothing can be made any more, or something stops the job."""
+        names = ("shards_done", "accepted", "rejected", "images_per_second", "gpu_seconds")
+        self._gauges = {name: Gauge(f"humansd_{name}", f"{name} of this job") for name in names}
+        try:
+            while self._goes_on():
+                for slot in self._slots:
+                    self._occupy(slot, make_work)
+                calls = {slot.inquest or slot.call: slot for slot in self._slots if slot.inquest or slot.call}
+                if calls:
+                    for call in ray.wait(list(calls), num_returns=1, timeout=POLL_SECONDS)[0]:
+                        self._finish(calls[call], call)
+                self._look_at_the_clock()
+        finally:
+            for slot in self._slots:
+                self._kill(slot)
+            if len(self._schedule.retired) == len(self._slots):
+                self.account.failed({**self._schedule.failed, **self._schedule.troubled})
+
+    def _goes_on(self) -> bool:
+        report, schedule = self.account.report, self._schedule
+        if self.interrupted:
+            report.stopped = "interrupted; run the same command again to go on"
+        elif self._lease.lost:
+            report.stopped = self._lease.lost
+        elif report.stopped is None and len(schedule.retired) == len(self._slots):
+            report.stopped = f"no worker is left; the last one was retired because of: {self._last_error}"
+        if report.stopped is not None:
+            return False
+        if not schedule.in_flight and schedule.waiting and self.account.budget_spent:
+            report.stopped = f"the budget of {self._runtime.budget_gpu_hours:g} GPU hours is spent"
+            return False
+        return bool(schedule.in_flight or schedule.waiting)
+
+    def _occupy(self, slot: _Slot, make_work: MakeWork) -> None:
+        """Give an idle slot something to do: a process if it has none, else the next shard."""
+        if slot.call or slot.inquest or slot.number in self._schedule.retired or self.account.budget_spent:
+            return
+        slot.since = time.monotonic()
+        if slot.started is None:
+            actor = ray.remote(_Actor).options(
+                num_cpus=self._runtime.num_cpus,
+                num_gpus=self._runtime.num_gpus,
+                runtime_env={"env_vars": thread_variables(self._runtime.threads)},
+            )
+            slot.actor = actor.remote(self._setup)
+            slot.call = slot.actor.start_here.remote(make_work)
+        elif task := self._schedule.take(slot.number):
+            slot.call = slot.actor.run.remote(task)
+
+    def _finish(self, slot: _Slot, call: Any) -> None:
+        if slot.inquest is not None:
+            self._conclude(slot)
+            return
+        slot.call = None
+        try:
+            outcome = ray.get(call)
+        except RayTaskError as error:  # what our own code in the actor does not catch: its arguments do not unpickle
+            self._start_failed(slot, Failure(_last_line(error), str(error)))
+        except RayError as error:
+            self._lose(slot, error)
+        else:
+            if slot.started is None:
+                self._start(slot, *outcome)
+            elif isinstance(outcome, Made):
+                self._made(slot, outcome)
+            else:
+                self._refused(slot, outcome)
+
+    def _start(self, slot: _Slot, node: str, outcome: Started | Refused) -> None:
+        if isinstance(outcome, Started):
+            slot.started, slot.node, slot.failed_starts = outcome, node, 0
+            self._schedule.ready(slot.number)
+        elif outcome.user:
+            raise UserError(outcome.failure.error)
+        else:
+            self._start_failed(slot, outcome.failure)
+
+    def _start_failed(self, slot: _Slot, failure: Failure) -> None:
+        self._kill(slot)
+        slot.failed_starts += 1
+        self._last_error = failure.error
+        self._display.note(f"worker {slot.number} could not start: {failure.error}")
+        if slot.failed_starts >= FAILURES_OF_A_WORKER:
+            self._schedule.retire(slot.number)
+            self._display.note(f"worker {slot.number} is retired\n{failure.traceback}".rstrip())
+
+    def _made(self, slot: _Slot, made: Made) -> None:
+        self._schedule.succeeded(slot.number, made.seconds["total"])
+        self.account.made(made)
+
+    def _refused(self, slot: _Slot, refused: Refused) -> None:
+        index, error = self._schedule.in_flight[slot.number].index, refused.failure.error
+        if refused.storage:
+            self._schedule.dropped(slot.number)
+            self.account.report.stopped = f"{error}; what is committed stays: see to it and run the same command again"
+        elif refused.cancelled:
+            self._schedule.dropped(slot.number)
+            self.account.report.stopped = error
+        else:
+            self._schedule.raised(slot.number, refused.failure)
+            self._after_failure(slot, index, error)
+
+    def _lose(self, slot: _Slot, error: RayError) -> None:
+        """The slot's process is dead; find out whether that says anything about its rows."""
+        started = slot.started
+        self._kill(slot)
+        task = self._schedule.in_flight.get(slot.number)
+        if started is None or task is None:
+            if not _is_node_death(error):
+                self._start_failed(slot, Failure(_last_line(error)))
+            return
+        done = next(shards.read_markers(self._store, range(task.index, task.index + 1)), None)
+        if done is not None and done.run == self._run:  # it died between its commit and its return
+            self._made(slot, Made(done, done.accepted, done.rejected, done.counts, done.seconds))
+        elif isinstance(error, OutOfMemoryError):
+            self._schedule.killed_for_memory(slot.number, Failure(_last_line(error), host=started.host))
+            self._after_failure(slot, task.index, "Ray killed its worker to free memory")
+        elif _is_node_death(error):
+            self._schedule.dropped(slot.number)
+            self._display.note(f"shard {task.index}: its machine is gone; it goes elsewhere")
+        else:
+            there = NodeAffinitySchedulingStrategy(slot.node, soft=False)
+            inquest = ray.remote(_inquest).options(num_cpus=0, max_retries=0, scheduling_strategy=there)
+            slot.inquest = inquest.remote(started.stderr)
+            slot.since, slot.host = time.monotonic(), started.host
+
+    def _conclude(self, slot: _Slot) -> None:
+        """The inquest is over: blame the rows that ran, the machine's memory, or (no answer) the machine."""
+        index = self._schedule.in_flight[slot.number].index
+        inquest, slot.inquest = slot.inquest, None
+        try:
+            kills, stderr = ray.get(inquest, timeout=0)
+        except (RayError, TimeoutError):
+            self._schedule.dropped(slot.number)
+            self._display.note(f"shard {index}: its machine is gone; it goes elsewhere")
+            return
+        death, kills_before = read_breadcrumb(self._store, index, self._run)
+        failure = Failure("its worker process died", stderr=stderr, host=slot.host)
+        if None not in (kills, kills_before) and kills > kills_before:
+            self._schedule.killed_for_memory(slot.number, failure)
+            self._after_failure(slot, index, "the machine killed its worker for memory")
+        else:
+            self._schedule.died(slot.number, death, failure)
+            rows = f" while it ran {', '.join(death.keys[:3])}{' …' * (len(death.keys) > 3)}" if death.keys else ""
+            self._after_failure(slot, index, failure.error + rows)
+
+    def _after_failure(self, slot: _Slot, index: int, line: str) -> None:
+        given_up = index in self._schedule.failed
+        self._display.note(f"shard {index}: {line}; {'given up' if given_up else 'it will be tried again'}")
+        if slot.number in self._schedule.retired:
+            self._kill(slot)
+            self._display.note(f"worker {slot.number} is retired: {FAILURES_OF_A_WORKER} shards in a row failed on it")
+        self.account.failed(self._schedule.failed)
+        self._last_error = line
+
+    def _kill(self, slot: _Slot) -> None:
+        self._schedule.gone(slot.number)
+        if slot.actor is not None:
+            with contextlib.suppress(RayError):  # dead already
+                ray.kill(slot.actor)
+        slot.actor = slot.call = slot.started = None
+
+    def _look_at_the_clock(self) -> None:
+        clock = time.monotonic()
+        limit = max(self._runtime.hang_seconds, HANG_FACTOR * (self._schedule.median_seconds or 0))
+        for slot in self._slots:
+            if slot.inquest and clock - slot.since > INQUEST_SECONDS:
+                self._conclude(slot)
+            elif slot.started and slot.call and clock - slot.since > limit:
+                index = self._schedule.in_flight[slot.number].index
+                failure = Failure(f"it took over {limit:.0f} s", host=slot.started.host)
+                self._kill(slot)
+                self._schedule.hung(slot.number, failure)
+                self._after_failure(slot, index, failure.error)
+        now = self.account.tick(sum(slot.started is not None for slot in self._slots))
+        self._display.show(now)
+        for name, gauge in self._gauges.items():
+            gauge.set(getattr(now, name) or 0)
+
+
+def _is_node_death(error: RayError) -> bool:
+    preempted = isinstance(error, RayActorError) and error.preempted
+    return preempted or isinstance(error, NodeDiedError) or "node has died" in str(error)
+
+
+def _last_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[-1] if lines else type(error).__name__

@@ -6,15 +6,20 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Final
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
-from pipelines.shards import now
+from pipelines.dataset import Standing
+from pipelines.job import JobReport, Runtime
+from pipelines.lease import Holder
+from pipelines.schedule import Failure
+from pipelines.shards import now, versions
 from pipelines.store import StorageError, Store
+from pipelines.worker import Made
 
 PROGRESS: Final = "progress.json"
 LINE_SECONDS: Final = 60.0
@@ -108,6 +113,104 @@ class Display:
         """Leave the terminal as it was."""
         if self._bar is not None:
             self._bar.stop()
+
+
+class Account:
+    """What a run has done so far: the report it will end with, GPU time, and the files in OUT/failed/."""
+
+    def __init__(
+        self,
+        store: Store,
+        holder: Holder,
+        standing: Standing,
+        runtime: Runtime,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._holder = holder
+        self._standing = standing
+        self._runtime = runtime
+        self._clock = clock
+        self._began = self._ticked = clock()
+        self._workers = 0
+        self._held_seconds = 0.0  # worker processes x time
+        self._failure_files = set(store.names("failed"))
+        self.report = JobReport(short=list(standing.short), missing=len(standing.tasks))
+
+    def made(self, made: Made) -> None:
+        """A shard is committed."""
+        report, name = self.report, _failure_name(made.done.shard)
+        report.shards_done += 1
+        report.missing -= 1
+        report.accepted += made.accepted
+        report.rejected += made.rejected
+        report.short += made.done.short
+        for stage, seconds in made.seconds.items():
+            report.seconds[stage] = report.seconds.get(stage, 0.0) + seconds
+        for what, count in made.counts.items():
+            report.counts[what] = report.counts.get(what, 0) + count
+        if name in self._failure_files:
+            self._failure_files.remove(name)
+            self._store.remove([f"failed/{name}"])
+
+    def failed(self, failures: Mapping[int, Failure]) -> None:
+        """The shards that have failed for good; replaces what was said before."""
+        self.report.missing += len(self.report.failed) - len(failures)
+        for index, failure in failures.items():
+            if self.report.failed.get(index) != failure.error:
+                told = {"shard": index, **asdict(failure), "versions": versions()}
+                told |= {"run": self._holder.run, "time": now()}
+                self._failure_files.add(_failure_name(index))
+                with contextlib.suppress(StorageError, OSError):
+                    data = json.dumps(told, indent=1).encode()
+                    self._store.write(f"failed/{_failure_name(index)}", data, self._holder.run)
+        self.report.failed = {index: failure.error for index, failure in failures.items()}
+
+    def tick(self, workers: int) -> Snapshot:
+        """Charge the time since the last call to so many worker processes and tell how the job stands."""
+        clock = self._clock()
+        self._held_seconds += (clock - self._ticked) * workers
+        self._ticked, self._workers = clock, workers
+        return self.snapshot()
+
+    @property
+    def budget_spent(self) -> bool:
+        """Whether the workers have used up `budget_gpu_hours` (a worker without GPU counts as one)."""
+        budget, gpus = self._runtime.budget_gpu_hours, self._runtime.num_gpus or 1.0
+        return budget is not None and self._held_seconds * gpus >= 3600 * budget
+
+    def snapshot(self) -> Snapshot:
+        """The job now."""
+        standing, report = self._standing, self.report
+        accepted, rejected = standing.accepted + report.accepted, standing.rejected + report.rejected
+        left = len(standing.tasks) - report.shards_done
+        judged, seconds = report.accepted + report.rejected, self._ticked - self._began
+        report.gpu_seconds = self._held_seconds * self._runtime.num_gpus
+        report.shards_complete = standing.complete + report.shards_done
+        gpu = 1000 * report.gpu_seconds / report.accepted if report.accepted and report.gpu_seconds else None
+        price = self._runtime.price_per_gpu_hour
+        return Snapshot(
+            run=self._holder.run,
+            start=self._holder.start,
+            stop=self._holder.stop,
+            shards=standing.complete + len(standing.tasks),
+            shards_done=report.shards_complete,
+            failed=len(report.failed),
+            workers=self._workers,
+            accepted=accepted,
+            rejected=rejected,
+            accept_rate=accepted / (accepted + rejected) if accepted + rejected else None,
+            images_per_second=judged / seconds if judged and seconds else None,
+            eta_seconds=left * seconds / report.shards_done if report.shards_done else None,
+            gpu_seconds=report.gpu_seconds,
+            gpu_seconds_per_1000=gpu,
+            cost_per_1000=gpu * price / 3600 if gpu is not None and price is not None else None,
+            stopped=report.stopped,
+        )
+
+
+def _failure_name(index: int) -> str:
+    return f"{index:08d}.json"
 
 
 def _duration(seconds: float) -> str:

@@ -149,6 +149,8 @@ def parse_done(data: bytes) -> Done:
 
 def done_indices(store: Store, shards: range | None = None) -> list[int]:
     """Indices of the shards that are committed, ascending; only those in `shards` if given."""
+    if shards is not None and len(shards) == 1:  # not worth a listing
+        return [index for index in shards if store.exists(done_name(index))]
     found = (int(name[:8]) for name in store.names("done") if name[:8].isdigit() and name[8:] == ".json")
     return [index for index in found if shards is None or index in shards]
 

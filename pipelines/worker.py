@@ -113,8 +113,8 @@ class ShardWorker:
     def _context(self, task: ShardTask) -> ShardContext:
         previous = None
         if task.extend:
-            marker = shards.parse_done(self._store.read(shards.done_name(task.index)))
-            previous = shards.read_back(self._store, marker)
+            marker = next(shards.read_markers(self._store, range(task.index, task.index + 1)), None)
+            previous = marker and shards.read_back(self._store, marker)
 
         def leave(keys: Sequence[str], rounds: int) -> None:
             note = {"run": self._setup.run, "pid": os.getpid(), "host": socket.gethostname()}
