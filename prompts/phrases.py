@@ -5,6 +5,7 @@ How the tables are written is told in README.md; nothing here knows which parts 
 
 from __future__ import annotations
 
+import difflib
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -75,6 +76,12 @@ def read_rows(path: Path, columns: Sequence[str]) -> list[Row]:
     if header is None:
         raise GrammarError(f"{path}:1: the first line names the columns: {', '.join(columns)}")
     return rows
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: what may have been meant, or nothing."""
+    near = difflib.get_close_matches(name, list(known), 1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 # -------------------------------------------------------------------------------------------------- spelling out a text
@@ -178,11 +185,15 @@ class Part:
 
     def fitting(self, context: int, refused: int) -> _Choice:
         """(bounds, phrases): those that fit, with the upper bounds of their shares of 2**32; empty where none fits."""
-        key = (context & self._heeds, refused & self._has)
+        key = self.heeded(context, refused)
         found = self._fitting.get(key)
         if found is None:
             found = self._fitting[key] = self._select(*key)
         return found
+
+    def heeded(self, context: int, refused: int) -> tuple[int, int]:
+        """What of the arguments of `fitting` makes a difference to this part."""
+        return context & self._heeds, refused & self._has
 
     def _select(self, context: int, refused: int) -> _Choice:
         if self.never & context or not all(group & context for group in self.only):
@@ -210,8 +221,11 @@ class Bits:
 
 
 _SMALL_WORDS: Final = frozenset(
-    """a an the and or of in on at with to from by for into onto near nearby under over above behind beside between
-    up down out off all around each other one two three as while like front very""".split()
+    re.findall(
+        r"\w+",
+        "a an the and or of in on at with to from by for into onto near nearby under over above behind beside between "
+        "up down out off all around each other one two three as while like front very",
+    )
 )
 
 

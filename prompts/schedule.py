@@ -33,6 +33,10 @@ CYCLE: Final = sum(RATIO)
 """Blocks after which the people are exactly at RATIO."""
 
 
+_Cell = tuple[tuple[int, int], int]
+"""A class of actions (fewest, most people) and a number of people less one."""
+
+
 class Schedule:
     """The slots of one seed. `block` slots hold each action once; `block * CYCLE` slots hold people at 7 : 2 : 1."""
 
@@ -96,40 +100,48 @@ def people_table(sizes: dict[tuple[int, int], int]) -> dict[tuple[int, int], tup
             _scale(cells, [c for c in cells if c[0] == kind], CYCLE * sizes[kind])
         for k in range(3):
             _scale(cells, [c for c in cells if c[1] == k], wanted[k])
-    counts = {cell: int(value + 1e-6) for cell, value in cells.items()}
-    rows = {kind: CYCLE * sizes[kind] - sum(counts.get((kind, k), 0) for k in range(3)) for kind in kinds}
-    columns = [wanted[k] - sum(n for cell, n in counts.items() if cell[1] == k) for k in range(3)]
+    rows = {kind: CYCLE * sizes[kind] for kind in kinds}
+    columns = list(wanted)
+    counts: dict[_Cell, int] = {}
+    for cell, value in cells.items():
+        counts[cell] = min(int(value + 1e-6), rows[cell[0]], columns[cell[1]])
+        rows[cell[0]] -= counts[cell]
+        columns[cell[1]] -= counts[cell]
     _settle(counts, rows, columns)
     return {kind: (counts.get((kind, 0), 0), counts.get((kind, 1), 0), counts.get((kind, 2), 0)) for kind in kinds}
 
 
-def _scale(cells: dict[tuple[tuple[int, int], int], float], some: list[tuple[tuple[int, int], int]], to: float) -> None:
+def _scale(cells: dict[_Cell, float], some: list[_Cell], to: float) -> None:
     now = sum(cells[cell] for cell in some)
     for cell in some:
         cells[cell] *= to / now if now else 0.0
 
 
-def _settle(
-    counts: dict[tuple[tuple[int, int], int], int], rows: dict[tuple[int, int], int], columns: list[int]
-) -> None:
-    """Put what rounding left over into the table, moving counts along a row where the direct cell is not allowed."""
+def _settle(counts: dict[_Cell, int], rows: dict[tuple[int, int], int], columns: list[int]) -> None:
+    """Put what rounding left over into the table, along augmenting paths (Ford & Fulkerson 1956)."""
     while any(left > 0 for left in rows.values()):
-        paths: list[list[tuple[tuple[int, int], int]]] = [[cell] for cell in sorted(counts) if rows[cell[0]] > 0]
-        seen = {path[0] for path in paths}
-        while paths and columns[paths[0][-1][1]] <= 0:
-            path = paths.pop(0)
-            column = path[-1][1]
-            for out in sorted(cell for cell in counts if cell[1] == column and counts[cell] > 0):
-                for into in sorted(cell for cell in counts if cell[0] == out[0] and cell not in seen):
-                    seen.add(into)
-                    paths.append([*path, out, into])
-        if not paths:
-            raise ValueError("the actions' numbers of people do not allow 1, 2 and 3 people at 7 : 2 : 1")
-        path = paths[0]
+        path = _augmenting_path(counts, rows, columns)
+        amount = min(rows[path[0][0]], columns[path[-1][1]], *(counts[cell] for cell in path[1::2]))
         for place, cell in enumerate(path):
-            counts[cell] += -1 if place % 2 else 1
-        rows[path[0][0]] -= 1
-        columns[path[-1][1]] -= 1
+            counts[cell] += -amount if place % 2 else amount
+        rows[path[0][0]] -= amount
+        columns[path[-1][1]] -= amount
+
+
+def _augmenting_path(counts: dict[_Cell, int], rows: dict[tuple[int, int], int], columns: list[int]) -> list[_Cell]:
+    """Cells to raise and lower in turn, from a class that lacks visits to a number of people that does."""
+    paths: list[list[_Cell]] = [[cell] for cell in sorted(counts) if rows[cell[0]] > 0]
+    seen = {path[0] for path in paths}
+    while paths:
+        path = paths.pop(0)
+        column = path[-1][1]
+        if columns[column] > 0:
+            return path
+        for out in sorted(cell for cell in counts if cell[1] == column and counts[cell] > 0):
+            for into in sorted(cell for cell in counts if cell[0] == out[0] and cell not in seen):
+                seen.add(into)
+                paths.append([*path, out, into])
+    raise ValueError("the actions' numbers of people do not allow 1, 2 and 3 people at 7 : 2 : 1")
 
 
 def _stride(size: int) -> int:
