@@ -129,6 +129,17 @@ def family(folder: Path) -> Family:
     return "sd2" if unet.get("use_linear_projection") else "sd1"
 
 
+def native_size(checkpoint: Checkpoint) -> tuple[int, int] | None:
+    """Return the pixels (width, height) a checkpoint was trained at; None where it is not on this machine yet."""
+    if not checkpoint.revision.startswith("sha256:"):
+        return None
+    folder = checkpoint.folder()
+    size = _read_json(folder / "unet" / "config.json")["sample_size"]
+    scale = 2 ** (len(_read_json(folder / "vae" / "config.json")["block_out_channels"]) - 1)
+    height, width = (size, size) if isinstance(size, int) else size
+    return width * scale, height * scale
+
+
 def check_folder(folder: Path) -> None:
     """Raise UserError unless `folder` is a text-to-image diffusers folder of a family we sample, in safetensors."""
     index = _read_json(folder / "model_index.json")

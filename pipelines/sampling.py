@@ -4,7 +4,7 @@ Bits depend on batch size, dtype and thread count, not on an image's place in th
 (measured), so batches are always full: short ones are padded, and the padding is thrown away. Noise comes from one CPU
 generator an image. `denoise` and `decode` may run in two threads, so that one batch's decoding overlaps the next UNet.
 
-Shapes: B images a batch, H x W pixels, C latent channels, h x w latent pixels.
+Shapes: B images a batch, b <= B of them asked for, H x W pixels, C latent channels, h x w latent pixels.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def noise_seed(seed: int, index: int, attempt: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """A decoded batch: RGB pixels uint8 (B, H, W, 3), and for each image whether all its numbers were finite."""
+    """Decoded images: RGB pixels uint8 (b, H, W, 3), and for each image whether all its numbers were finite."""
 
     pixels: Pixels
     finite: tuple[bool, ...]
@@ -101,15 +101,12 @@ class Sampler:
         for start in range(0, len(prompts), self.batch_size):
             part = slice(start, start + self.batch_size)
             decoded = self.decode(self.denoise(prompts[part], negatives[part], seeds[part]))
-            images.extend(decoded.pixels[: len(prompts[part])])
+            images.extend(decoded.pixels)
         return images
 
     @torch.inference_mode()
     def denoise(self, prompts: Sequence[str], negatives: Sequence[str], seeds: Sequence[int]) -> torch.Tensor:
-        """Return the clean latents (B, C, h, w) of at most a batch of prompts, finished on the device.
-
-        Fewer than B prompts are padded; the latents of the padding come back too, at the end.
-        """
+        """Return the clean latents (b, C, h, w) of b <= B prompts, finished on the device. The batch is padded to B."""
         size = self.batch_size
         if not len(prompts) == len(negatives) == len(seeds) <= size:
             raise ValueError(
@@ -129,15 +126,19 @@ class Sampler:
         if self._decode_stream is not None:
             torch.cuda.current_stream(self.device).synchronize()  # `decode` reads them on another stream
         assert isinstance(latents, torch.Tensor)
-        return latents
+        return latents[: len(prompts)]
 
     @torch.inference_mode()
     def decode(self, latents: torch.Tensor) -> Decoded:
-        """Decode latents (B, C, h, w) to pixels on the CPU; non-finite numbers become black and are reported."""
+        """Decode the latents (b, C, h, w) of b <= B images to pixels on the CPU, again as a batch padded to B.
+
+        Non-finite numbers become black and are reported.
+        """
+        count = len(latents)
         vae = self._pipe.vae
         stream = self._decode_stream
         with torch.cuda.stream(stream) if stream is not None else contextlib.nullcontext():
-            z = latents.to(vae.dtype)
+            z = torch.cat([latents, latents.new_zeros(self.batch_size - count, *latents.shape[1:])]).to(vae.dtype)
             mean, std = vae.config.get("latents_mean"), vae.config.get("latents_std")
             if mean is not None and std is not None:
                 z = z * z.new_tensor(std).view(1, -1, 1, 1) / vae.config.scaling_factor
@@ -148,11 +149,16 @@ class Sampler:
             finite = torch.isfinite(x).flatten(1).all(1)
             x = torch.nan_to_num(x, nan=-1.0, posinf=-1.0, neginf=-1.0)
             x = (x / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
-            return Decoded(x.cpu().numpy(), tuple(finite.tolist()))
+            return Decoded(x[:count].cpu().numpy(), tuple(finite[:count].tolist()))
 
-    def _noise(self, seeds: Sequence[int]) -> torch.Tensor:
+    def empty_latents(self) -> torch.Tensor:
+        """Return the latents (C, h, w) of one image, all zero."""
         scale = self._pipe.vae_scale_factor
         shape = (self._pipe.unet.config.in_channels, self.height // scale, self.width // scale)
+        return torch.zeros(shape, device=self.device, dtype=DTYPES[self.config.dtype])
+
+    def _noise(self, seeds: Sequence[int]) -> torch.Tensor:
+        shape = self.empty_latents().shape
         noise = [torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed)) for seed in seeds]
         return torch.stack(noise).to(self.device, DTYPES[self.config.dtype])
 

@@ -1,0 +1,208 @@
+"""The GHI job: config → identity → engine. What a worker needs to build its work travels in `MakeGhiWork`.
+
+Importing this loads neither torch nor Ray; running the job does.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipelines.checkpoint import Checkpoint, resolve
+from pipelines.config import UserError, identity, plain
+from pipelines.ghi.config import GhiConfig
+from prompts.grammar import Grammar, copy_grammar, load_grammar
+
+if TYPE_CHECKING:
+    from pipelines.engine import Job, JobReport, Runtime
+    from pipelines.ghi.stage import GhiWork
+
+
+@dataclass(frozen=True)
+class MakeGhiWork:
+    """Builds the work on a worker: everything here is small and travels; models are loaded there.
+
+    grammar_files: a grammar folder of the user's own, which other nodes may not have; empty for the bundled one.
+    """
+
+    config: GhiConfig
+    checkpoint: Checkpoint
+    identity_hash: str
+    grammar_digest: str
+    grammar_files: Mapping[str, bytes] = field(default_factory=dict)
+
+    def __call__(self) -> GhiWork:
+        """Load grammar, sampler and detector. Raises UserError where they cannot be had on this machine."""
+        import torch
+
+        from detectors import load_detector
+        from pipelines.ghi.candidates import CandidateMaker
+        from pipelines.ghi.stage import GhiWork
+        from pipelines.sampling import Sampler
+
+        config = self.config
+        device = "cuda" if config.gpus_per_worker > 0 else "cpu"
+        if device == "cuda" and not torch.cuda.is_available():
+            raise UserError("gpus_per_worker is above 0, but this machine has no CUDA device that torch can use")
+        torch.set_num_threads(config.sampler.threads)
+        grammar = self._grammar()
+        sampler = Sampler(self.checkpoint, config.sampler, device)
+        detector = load_detector(config.detector.name, device, config.detector.batch_size)
+        maker = CandidateMaker(config, grammar, sampler, detector, self.identity_hash)
+        return GhiWork(maker, overlap=device == "cuda")
+
+    def _grammar(self) -> Grammar:
+        with tempfile.TemporaryDirectory() as folder:
+            for name, data in self.grammar_files.items():
+                path = Path(folder, name)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(data)
+            grammar = load_grammar(Path(folder) if self.grammar_files else None, self.config.grammar.scenes)
+        if grammar.digest != self.grammar_digest:
+            raise UserError("this worker's grammar is not the driver's: both must run the same version of humansd")
+        return grammar
+
+
+def prepare(config: GhiConfig) -> MakeGhiWork:
+    """Check a config against what is there (grammar, model, detector) and pin all of it by content.
+
+    Raises UserError where something is not there or not right; no weights are downloaded.
+    """
+    from detectors import DETECTORS
+
+    if config.detector.name not in DETECTORS:
+        raise UserError(f"detector.name={config.detector.name}: unknown; known: {', '.join(DETECTORS)}")
+    try:
+        grammar = load_grammar(config.grammar.dir, config.grammar.scenes)
+    except (ValueError, OSError) as error:
+        raise UserError(str(error)) from error
+    checkpoint = resolve(config.model)
+    return MakeGhiWork(
+        config=config,
+        checkpoint=checkpoint,
+        identity_hash=identity_of(config, grammar.digest, checkpoint)[1],
+        grammar_digest=grammar.digest,
+        grammar_files={} if config.grammar.dir is None else read_grammar_files(config.grammar.dir),
+    )
+
+
+def identity_of(config: GhiConfig, grammar_digest: str, checkpoint: Checkpoint) -> tuple[dict[str, Any], str]:
+    """Return what decides the bytes of a GHI dataset: identity keys, and everything they name pinned by content."""
+    from detectors import weights
+    from pipelines.safety import classifier_version
+
+    try:
+        detector = weights.digest(weights.find(config.detector.name))
+    except weights.WeightsError as error:
+        raise UserError(str(error)) from error
+    extra = {
+        "grammar.digest": grammar_digest,
+        "model.name": checkpoint.name,
+        "model.revision": checkpoint.revision,
+        "detector.sha256": detector,
+        "gates.classifier": None if config.gates.max_nsfw is None else classifier_version(),
+    }
+    return identity(config, extra)
+
+
+def read_grammar_files(directory: Path | None) -> dict[str, bytes]:
+    """Return the files of a grammar (None = the bundled one) by their path inside its folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy_grammar(directory, Path(folder))
+        paths = sorted(path for path in Path(folder).rglob("*") if path.is_file())
+        return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+def compose(config: GhiConfig, out: str, shards: range | None = None) -> tuple[Job, MakeGhiWork]:
+    """Return the job that a config describes, and what builds its work on a worker."""
+    from pipelines.engine import Job
+
+    make_work = prepare(config)
+    named, hashed = identity_of(config, make_work.grammar_digest, make_work.checkpoint)
+    files = {f"grammar/{name}": data for name, data in read_grammar_files(config.grammar.dir).items()}
+    job = Job(
+        out=out,
+        source="ghi",
+        identity=named,
+        identity_hash=hashed,
+        config=plain(config),
+        n=config.n,
+        shard_size=config.shard_size,
+        max_attempts=config.max_attempts,
+        shards=shards,
+        files={**files, "README.md": card(config, make_work.checkpoint).encode()},
+    )
+    return job, make_work
+
+
+def runtime_of(config: GhiConfig, address: str | None = None) -> Runtime:
+    """Return where and how fast a config wants to run."""
+    from pipelines.engine import Runtime
+
+    return Runtime(
+        workers=config.workers,
+        num_cpus=config.cpus_per_worker,
+        num_gpus=config.gpus_per_worker,
+        threads=config.sampler.threads,
+        address=address,
+        budget_gpu_hours=config.budget_gpu_hours,
+        price_per_gpu_hour=config.price_per_gpu_hour,
+    )
+
+
+def run_ghi(
+    config: GhiConfig, out: str, shards: range | None = None, address: str | None = None, dry_run: bool = False
+) -> JobReport:
+    """Make a GHI dataset in `out`, or what is still missing of it.
+
+    shards: only these; None = all. address: the Ray cluster to join. dry_run: print what would run and make nothing.
+    Raises UserError where the user must act first.
+    """
+    from pipelines.engine import JobReport, run_job
+    from pipelines.ghi.dry_run import as_text
+
+    if dry_run:
+        print(as_text(plan_ghi(config, out, shards)))
+        return JobReport()
+    job, make_work = compose(config, out, shards)
+    return run_job(job, make_work, runtime_of(config, address))
+
+
+def plan_ghi(config: GhiConfig, out: str, shards: range | None = None) -> dict[str, Any]:
+    """Return what `run_ghi` would do (`dry_run.describe`); raises UserError where it would."""
+    from pipelines.dataset import Manifest
+    from pipelines.ghi.dry_run import describe
+
+    job, make_work = compose(config, out, shards)
+    manifest = Manifest(
+        job.source, job.identity_hash, job.identity, job.n, job.shard_size, job.max_attempts, job.config
+    )
+    wanted = manifest.shards if shards is None else range(shards.start, min(shards.stop, manifest.shards.stop))
+    return describe(config, make_work.checkpoint, manifest, out, wanted)
+
+
+def card(config: GhiConfig, checkpoint: Checkpoint) -> str:
+    """Return the dataset card: a README that the Hugging Face hub and `datasets.load_dataset` read as well."""
+    return f"""---
+configs:
+- config_name: default
+  data_files: shards/*.parquet
+task_categories: [text-to-image, keypoint-detection]
+tags: [synthetic]
+---
+# Generated humans
+
+Images of people with text and poses, generated by humansd: each row of `shards/` is an image, the prompt it was sampled
+with (whole and as the grammar's 18 parts), and the people found in it (boxes and 17 COCO keypoints).
+
+- sampled from `{checkpoint.name}` ({checkpoint.revision})
+  in {config.sampler.steps} steps at guidance {config.sampler.guidance:g}
+- poses by `{config.detector.name}`; accepted by the gates that `dataset.json` names
+- prompts from `grammar/`, people 1 : 2 : 3 as 7 : 2 : 1
+- `rejected/` and `ledger/` hold what was not accepted, with stage and reason
+
+The images are synthetic. The licence of the model that made them applies to them.
+"""
