@@ -1,0 +1,67 @@
+"""Skeleton pictures: 16 limbs in their own hues on black, as the pose-controlled model reads them. Pure functions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from detectors.types import LIMB_COLORS, LIMBS, Person
+
+Image = NDArray[np.uint8]
+
+REFERENCE: Final = 512
+"""Longer side in pixels at which `thickness` is meant as given."""
+FINEST: Final = 10.0
+"""Thinner limbs (pixels) are drawn this thick, larger, and averaged down: OpenCV makes thin lines too wide."""
+FRACTION_BITS: Final = 4
+
+
+def draw_skeleton(
+    people: Sequence[Person], height: int, width: int, thickness: float = 10.0, min_confidence: float = 0.3
+) -> Image:
+    """Draw limbs and joints; return RGB uint8 (height, width, 3) on black.
+
+    thickness: of a limb, in pixels of a picture whose longer side is 512; it scales with the picture. Each limb ends in
+    two filled circles of its colour, as wide as it is thick. A limb is drawn where both its keypoints have at least
+    `min_confidence`. Later people and later limbs cover earlier ones.
+    """
+    own = thickness * max(height, width) / REFERENCE
+    factor = max(1, math.ceil(FINEST / own))
+    canvas = np.zeros((height * factor, width * factor, 3), np.uint8)
+    for person in people:
+        places = (person.keypoints[:, :2].astype(np.float64) + 0.5) * factor - 0.5
+        for (start, end), color in zip(LIMBS, LIMB_COLORS, strict=True):
+            if min(person.keypoints[start, 2], person.keypoints[end, 2]) >= min_confidence:
+                _limb(canvas, places[start], places[end], own * factor, color)
+    if factor > 1:
+        canvas = np.asarray(cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+    return canvas
+
+
+def _limb(
+    canvas: Image, start: NDArray[np.float64], end: NDArray[np.float64], thickness: float, color: tuple[int, int, int]
+) -> None:
+    """A line with round ends; places in pixels of the canvas, those far outside are cut to what OpenCV can draw."""
+    limit = 4.0 * max(canvas.shape)
+    points = [np.clip(np.nan_to_num(place, nan=-limit), -limit, limit) * (1 << FRACTION_BITS) for place in (start, end)]
+    a, b = ((round(float(p[0])), round(float(p[1]))) for p in points)
+    cv2.line(canvas, a, b, color, max(1, round(thickness)), cv2.LINE_AA, FRACTION_BITS)
+    radius = round(thickness / 2 * (1 << FRACTION_BITS))
+    for place in (a, b):
+        cv2.circle(canvas, place, radius, color, -1, cv2.LINE_AA, FRACTION_BITS)
+
+
+def overlay(
+    image: Image, people: Sequence[Person], thickness: float = 6.0, opacity: float = 0.85, min_confidence: float = 0.3
+) -> Image:
+    """Return a copy of the RGB picture (height, width, 3) with the people's skeletons drawn over it."""
+    skeleton = draw_skeleton(people, image.shape[0], image.shape[1], thickness, min_confidence).astype(np.float32)
+    brightest = max(max(color) for color in LIMB_COLORS)
+    cover = opacity * np.clip(skeleton.max(-1, keepdims=True) / brightest, 0, 1)
+    blended = np.round(image * (1 - cover) + opacity * skeleton).clip(0, 255)
+    return np.asarray(blended, np.uint8)

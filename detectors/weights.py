@@ -1,0 +1,315 @@
+"""Every checkpoint a detector can be loaded from: where it comes from, its checksum and licence, where it is kept.
+
+Files live in `$HUMANSD_CACHE` (default `~/.cache/humansd`). `find` never downloads; `fetch` does, unless
+`HUMANSD_OFFLINE` is set. Nothing is used whose SHA-256 does not match.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import ipaddress
+import os
+import re
+import socket
+import tempfile
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Final, Literal
+
+CHUNK: Final = 1 << 20
+TIMEOUT: Final = 30.0
+"""Seconds without a byte after which a download is given up."""
+
+Status = Literal["bundled", "cached", "missing", "damaged"]
+
+
+class WeightsError(ValueError):
+    """A checkpoint is unknown, absent, damaged or cannot be had; the message says what to do next."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """One file of weights.
+
+    task: "person" boxes, "pose" inside a given box, or "bottom-up" people and poses at once.
+    sha256: the whole checksum, or its first hex digits where only those are published (mmpose names its files with the
+    first eight). bytes: size of the file, None where it is not published. ap: as published, 0-100; on what is in
+    `measured`. bundled: lies beside this module.
+    """
+
+    name: str
+    task: Literal["person", "pose", "bottom-up"]
+    url: str | None
+    sha256: str | None
+    bytes: int | None
+    licence: str
+    ap: float | None
+    measured: str
+    bundled: bool = False
+
+    @property
+    def file_name(self) -> str:
+        """Name of the file in the cache or beside this module."""
+        if self.url is None:
+            return f"{self.name.replace('-', '_')}.safetensors"
+        return Path(urllib.parse.urlsplit(self.url).path).name
+
+
+_MMPOSE: Final = "https://download.openmmlab.com/mmpose/"
+_HUMAN_ART: Final = "weights Apache-2.0 (mmpose); trained on Human-Art, non-commercial research data"
+_COCO: Final = "weights Apache-2.0 (mmpose); trained on COCO"
+
+
+def _published(
+    name: str, task: Literal["person", "pose", "bottom-up"], path: str, ap: float, measured: str, licence: str
+) -> Checkpoint:
+    """A file of mmpose's model zoo; the checksum's first digits are part of its name."""
+    digits = re.search(r"-([0-9a-f]{8})(_\d{8})?\.pth$", path)
+    assert digits is not None, path
+    return Checkpoint(name, task, _MMPOSE + path, digits[1], None, licence, ap, measured)
+
+
+def _boxes(name: str, file: str, ap: float) -> Checkpoint:
+    path = f"v1/projects/rtmposev1/{file}"
+    return _published(name, "person", path, ap, "Human-Art validation, box AP", _HUMAN_ART)
+
+
+def _pose(name: str, path: str, ap: float) -> Checkpoint:
+    measured = "Human-Art validation, keypoint AP in ground-truth boxes"
+    return _published(name, "pose", path, ap, measured, _HUMAN_ART)
+
+
+_RTM: Final = "v1/projects/rtmposev1/"
+_TOP_DOWN: Final = "v1/body_2d_keypoint/topdown_heatmap/human_art/"
+
+CHECKPOINTS: Final[tuple[Checkpoint, ...]] = (
+    Checkpoint(
+        name="mini-pose",
+        task="bottom-up",
+        url=None,
+        sha256=None,
+        bytes=None,
+        licence="Apache-2.0; trained on figures this project draws",
+        ap=None,
+        measured="1,000 drawn pictures",
+        bundled=True,
+    ),
+    _boxes("rtmdet-tiny-humanart", "rtmdet_tiny_8xb32-300e_humanart-7da5554e.pth", 46.6),
+    _boxes("rtmdet-s-humanart", "rtmdet_s_8xb32-300e_humanart-af5bd52d.pth", 50.6),
+    _boxes("yolox-nano-humanart", "yolox_nano_8xb8-300e_humanart-40f6f0d0.pth", 38.9),
+    _boxes("yolox-tiny-humanart", "yolox_tiny_8xb8-300e_humanart-6f3252f9.pth", 47.7),
+    _boxes("yolox-s-humanart", "yolox_s_8xb8-300e_humanart-3ef259a7.pth", 54.6),
+    _boxes("yolox-m-humanart", "yolox_m_8xb8-300e_humanart-c2c7a14a.pth", 59.1),
+    _boxes("yolox-l-humanart", "yolox_l_8xb8-300e_humanart-ce1d7a62.pth", 60.2),
+    _boxes("yolox-x-humanart", "yolox_x_8xb8-300e_humanart-a39d44ed.pth", 61.3),
+    _pose("rtmpose-t-humanart", f"{_RTM}rtmpose-t_8xb256-420e_humanart-256x192-60b68c98_20230612.pth", 65.5),
+    _pose("rtmpose-s-humanart", f"{_RTM}rtmpose-s_8xb256-420e_humanart-256x192-5a3ac943_20230611.pth", 69.8),
+    _pose("rtmpose-m-humanart", f"{_RTM}rtmpose-m_8xb256-420e_humanart-256x192-8430627b_20230611.pth", 72.8),
+    _pose("rtmpose-l-humanart", f"{_RTM}rtmpose-l_8xb256-420e_humanart-256x192-389f2cb0_20230611.pth", 75.3),
+    _pose("hrnet-w32-humanart", f"{_TOP_DOWN}td-hm_hrnet-w32_8xb64-210e_humanart-256x192-0773ef0b_20230614.pth", 75.4),
+    _pose("hrnet-w48-humanart", f"{_TOP_DOWN}td-hm_hrnet-w48_8xb32-210e_humanart-256x192-05178983_20230614.pth", 76.9),
+    _pose(
+        "vitpose-s-humanart", f"{_TOP_DOWN}td-hm_ViTPose-small_8xb64-210e_humanart-256x192-5cbe2bfc_20230611.pth", 73.8
+    ),
+    _pose(
+        "vitpose-b-humanart", f"{_TOP_DOWN}td-hm_ViTPose-base_8xb64-210e_humanart-256x192-b417f546_20230611.pth", 75.9
+    ),
+    _pose(
+        "vitpose-l-humanart", f"{_TOP_DOWN}td-hm_ViTPose-large_8xb64-210e_humanart-256x192-9aba9345_20230614.pth", 78.9
+    ),
+    _pose(
+        "vitpose-h-humanart", f"{_TOP_DOWN}td-hm_ViTPose-huge_8xb64-210e_humanart-256x192-603bb573_20230612.pth", 80.0
+    ),
+    _published(
+        "ae-hrnet-w32-coco",
+        "bottom-up",
+        "bottom_up/hrnet_w32_coco_512x512-bcb8c247_20200816.pth",
+        65.6,
+        "COCO val2017, keypoint AP, single scale",
+        _COCO,
+    ),
+    Checkpoint(
+        name="higherhrnet-w48-humanart",
+        task="bottom-up",
+        url="https://huggingface.co/suxi123/GRPose/resolve/main/models/higherhrnet_w48_humanart_512x512_udp.pth",
+        sha256="7f35fdff3a92e4cf7a2bf8fc89ac4095e448345933de1d0836ef88e5dede755e",
+        bytes=767_705_894,
+        licence="a copy, published by others, of the file HumanSD's release used; trained on Human-Art, non-commercial",
+        ap=None,
+        measured="not published",
+    ),
+)
+
+
+def get(name: str) -> Checkpoint:
+    """Return a checkpoint by name. Raises WeightsError naming those known."""
+    for checkpoint in CHECKPOINTS:
+        if checkpoint.name == name:
+            return checkpoint
+    raise WeightsError(f"unknown checkpoint {name!r}; known: {', '.join(one.name for one in CHECKPOINTS)}")
+
+
+def cache_dir() -> Path:
+    """Folder of downloaded weights: $HUMANSD_CACHE, else ~/.cache/humansd."""
+    return Path(os.environ.get("HUMANSD_CACHE") or "~/.cache/humansd").expanduser()
+
+
+def offline() -> bool:
+    """Whether $HUMANSD_OFFLINE forbids downloads (set, and neither empty, 0, false nor no)."""
+    return os.environ.get("HUMANSD_OFFLINE", "").strip().lower() not in ("", "0", "false", "no")
+
+
+def path_of(checkpoint: Checkpoint) -> Path:
+    """Where a checkpoint's file lies, or would lie."""
+    return (Path(__file__).parent if checkpoint.bundled else cache_dir()) / checkpoint.file_name
+
+
+def status(name: str) -> Status:
+    """Whether the file is there and whole; reads all of it."""
+    checkpoint = get(name)
+    path = path_of(checkpoint)
+    if not path.is_file():
+        return "missing"
+    if not matches(path, checkpoint.sha256):
+        return "damaged"
+    return "bundled" if checkpoint.bundled else "cached"
+
+
+def find(name: str) -> Path:
+    """Return the file of a checkpoint that is on this machine and whole; nothing is downloaded.
+
+    Raises WeightsError that says which file to put where.
+    """
+    checkpoint = get(name)
+    path = path_of(checkpoint)
+    if not path.is_file():
+        raise WeightsError(f"{name}: no weights at {path}; {_how_to_get(checkpoint, path)}")
+    if not matches(path, checkpoint.sha256):
+        raise WeightsError(
+            f"{name}: {path} is damaged or another file (SHA-256 {digest(path)[:16]}…, expected {checkpoint.sha256}); "
+            f"delete it, then {_how_to_get(checkpoint, path)}"
+        )
+    return path
+
+
+def _how_to_get(checkpoint: Checkpoint, path: Path) -> str:
+    if checkpoint.url is None:
+        return "it comes with the package: install again"
+    if offline():
+        return f"HUMANSD_OFFLINE is set: put {checkpoint.url} there yourself, or unset it and fetch"
+    return f"run `humansd models fetch {checkpoint.name}`, or put {checkpoint.url} there yourself"
+
+
+def fetch(name: str, url: str | None = None, progress: Callable[[int, int | None], None] | None = None) -> Path:
+    """Return the file of a checkpoint, downloading it where it is not on this machine yet.
+
+    url: take it from there instead (a mirror); the checksum stays the published one. progress: called with bytes so far
+    and in all. Raises WeightsError where it cannot be had or does not match; then nothing is left behind.
+    """
+    checkpoint = get(name)
+    path = path_of(checkpoint)
+    if path.is_file() and matches(path, checkpoint.sha256):
+        return path
+    source = url or checkpoint.url
+    if source is None:
+        raise WeightsError(f"{name}: no weights at {path}; {_how_to_get(checkpoint, path)}")
+    if offline():
+        raise WeightsError(f"{name}: HUMANSD_OFFLINE is set; put {source} at {path} yourself, or unset it")
+    download(source, path, checkpoint.sha256, progress)
+    return path
+
+
+def download(
+    url: str, path: Path, sha256: str | None, progress: Callable[[int, int | None], None] | None = None
+) -> None:
+    """Download over https to `path`, whole and matching or not at all (written beside, checked, renamed).
+
+    Plain http is taken from this machine's own loopback addresses only. Raises WeightsError.
+    """
+    _require_safe(url)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    part = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as handle:
+            found = _copy(url, handle, progress)
+            handle.flush()
+            os.fsync(handle.fileno())
+        if sha256 is not None and not found.startswith(sha256.lower()):
+            raise WeightsError(
+                f"{url}: SHA-256 is {found}, expected {sha256}{'…' if len(sha256) < 64 else ''}; not kept"
+            )
+        part.chmod(0o644)
+        part.replace(path)
+    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, socket.gaierror) as error:
+        reason = getattr(error, "reason", error)
+        raise WeightsError(
+            f"{url}: download failed ({reason}); put the file at {path} yourself, or try again"
+        ) from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _copy(url: str, handle: IO[bytes], progress: Callable[[int, int | None], None] | None) -> str:
+    """Stream a url into an open file; return the SHA-256. A body shorter than announced is an error."""
+    opener = urllib.request.build_opener(_SafeRedirects())
+    sha, done = hashlib.sha256(), 0
+    with opener.open(url, timeout=TIMEOUT) as answer:
+        length = answer.headers.get("Content-Length")
+        total = int(length) if length and length.isdigit() else None
+        while chunk := answer.read(CHUNK):
+            handle.write(chunk)
+            sha.update(chunk)
+            done += len(chunk)
+            if progress is not None:
+                progress(done, total)
+    if total is not None and done < total:
+        raise http.client.IncompleteRead(b"", total - done)
+    return sha.hexdigest()
+
+
+class _SafeRedirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirects to places that would have been taken at first."""
+
+    def redirect_request(
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: http.client.HTTPMessage,
+        newurl: str,
+    ) -> urllib.request.Request | None:
+        _require_safe(newurl)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _require_safe(url: str) -> None:
+    """Raise WeightsError unless the url is https, or http on loopback."""
+    parts = urllib.parse.urlsplit(url)
+    if parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(parts.hostname)):
+        return
+    raise WeightsError(f"{url}: weights are downloaded over https only")
+
+
+def _is_loopback(host: str | None) -> bool:
+    try:
+        return ipaddress.ip_address(host or "").is_loopback
+    except ValueError:
+        return False
+
+
+def matches(path: Path, sha256: str | None) -> bool:
+    """Whether a file has this SHA-256, or one that starts with these digits; None matches any file."""
+    return sha256 is None or digest(path).startswith(sha256.lower())
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, hex."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
