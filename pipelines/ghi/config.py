@@ -49,6 +49,9 @@ class GhiConfig:
     gpus_per_worker: float = key(0.0, "runtime", "GPUs (or a fraction) of a worker; 0 runs on the CPU")
     budget_gpu_hours: float | None = key(None, "runtime", "stop cleanly after so many GPU hours (worker hours on CPUs)")
     price_per_gpu_hour: float | None = key(None, "runtime", "for the cost that progress and plan show")
+    hang_minutes: float = key(
+        10.0, "runtime", "a shard that takes longer, and 5 times the median, is stopped and redone"
+    )
     keep_rejected: bool = key(True, "runtime", "keep rejected images too (never unsafe ones)")
     grammar: GrammarConfig = field(default_factory=GrammarConfig)
     model: ModelConfig = field(default_factory=ModelConfig)

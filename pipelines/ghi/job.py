@@ -17,8 +17,8 @@ from pipelines.ghi.config import GhiConfig
 from prompts.grammar import Grammar, copy_grammar, load_grammar
 
 if TYPE_CHECKING:
-    from pipelines.engine import Job, JobReport, Runtime
     from pipelines.ghi.stage import GhiWork
+    from pipelines.job import Job, JobReport, Runtime
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def read_grammar_files(directory: Path | None) -> dict[str, bytes]:
 
 def compose(config: GhiConfig, out: str, shards: range | None = None) -> tuple[Job, MakeGhiWork]:
     """Return the job that a config describes, and what builds its work on a worker."""
-    from pipelines.engine import Job
+    from pipelines.job import Job
 
     make_work = prepare(config)
     named, hashed = identity_of(config, make_work.grammar_digest, make_work.checkpoint)
@@ -140,7 +140,7 @@ def compose(config: GhiConfig, out: str, shards: range | None = None) -> tuple[J
 
 def runtime_of(config: GhiConfig, address: str | None = None) -> Runtime:
     """Return where and how fast a config wants to run."""
-    from pipelines.engine import Runtime
+    from pipelines.job import Runtime
 
     return Runtime(
         workers=config.workers,
@@ -150,6 +150,7 @@ def runtime_of(config: GhiConfig, address: str | None = None) -> Runtime:
         address=address,
         budget_gpu_hours=config.budget_gpu_hours,
         price_per_gpu_hour=config.price_per_gpu_hour,
+        hang_seconds=60 * config.hang_minutes,
     )
 
 
@@ -161,12 +162,14 @@ def run_ghi(
     shards: only these; None = all. address: the Ray cluster to join. dry_run: print what would run and make nothing.
     Raises UserError where the user must act first.
     """
-    from pipelines.engine import JobReport, run_job
-    from pipelines.ghi.dry_run import as_text
-
     if dry_run:
+        from pipelines.ghi.dry_run import as_text
+        from pipelines.job import JobReport
+
         print(as_text(plan_ghi(config, out, shards)))
         return JobReport()
+    from pipelines.engine import run_job
+
     job, make_work = compose(config, out, shards)
     return run_job(job, make_work, runtime_of(config, address))
 
