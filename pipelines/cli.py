@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import typer
+from typer.core import TyperGroup
 
 from pipelines import commands
 from pipelines.config import UserError
@@ -20,8 +21,23 @@ from pipelines.options import examples, say
 LEAVES: Final = ("prompts", "detectors")
 """Packages that know nothing of UserError: the ValueErrors they define are the user's mistakes too."""
 
+
+class _Group(TyperGroup):
+    """The commands; one whose reader has seen enough (`humansd prompts | head`) ends well."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        return result
+
+
 app = typer.Typer(
     name="humansd",
+    cls=_Group,
     help="Datasets of humans with text and poses: generate, check, look at, resume.",
     epilog=examples("humansd demo", "humansd ghi --config mini --n 1000 --out ghi", "humansd status ghi"),
     add_completion=False,
@@ -36,7 +52,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
         code = app(args=given, prog_name="humansd", standalone_mode=False)
-        sys.stdout.flush()
     except typer.TyperException as error:
         context = getattr(error, "ctx", None)
         path = context.command_path if context else "humansd"
@@ -53,9 +68,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         say("humansd: interrupted")
         return 130
-    except BrokenPipeError:  # whoever read our stdout has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     return code if isinstance(code, int) else 0
 
 

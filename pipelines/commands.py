@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -14,7 +14,11 @@ from pipelines.config import UserError, load_config
 from pipelines.options import examples
 
 if TYPE_CHECKING:
+    from pipelines.job import JobReport
     from pipelines.models import Model
+
+NAMED: Final = 10
+"""Shards and slots that are named one by one."""
 
 prompts_app = typer.Typer(invoke_without_command=True)
 actions_app = typer.Typer(help="The list of actions that prompts draw from.")
@@ -30,7 +34,7 @@ def register(app: typer.Typer) -> None:
         epilog=examples(
             "humansd ghi --config mini --n 1000 --workers 2 --out ghi",
             "humansd ghi --config sd21 --out s3://bucket/ghi --address auto --workers 8",
-            "humansd ghi --config sd21 --set sampler.steps=20 --set gates.max_nsfw=0.5 --out ghi --dry-run",
+            "humansd ghi --config sd21 --set sampler.steps=20 --out ghi --dry-run",
         )
     )(ghi)
     app.add_typer(evaluate_app, name="evaluate", epilog=examples("humansd evaluate mini --n 500"))
@@ -50,7 +54,7 @@ def register(app: typer.Typer) -> None:
             "humansd plan --config mini --n 10000",
             "humansd plan --config mini --n 10000 --probe",
             "humansd plan --config sd21 --config sd15 --n 1000000 --gpus 8 --probe",
-            "humansd plan --config sd21 --n 1000000 --from ghi --set price_per_gpu_hour=2.50",
+            "humansd plan --config sd21 --from ghi --set price_per_gpu_hour=2.50",
         )
     )(plan)
     app.add_typer(models_app, name="models", epilog=examples("humansd models list"))
@@ -129,13 +133,31 @@ def ghi(
     The same command again resumes: only missing shards are made. A larger --n extends the dataset.
     """
     from pipelines.ghi.config import GhiConfig
-    from pipelines.ghi.job import run_ghi
+    from pipelines.ghi.job import plan_ghi, run_ghi
 
     resolved = load_config(GhiConfig, config, options.overrides(set_, n=n, seed=seed, workers=workers))
-    report = run_ghi(resolved, out, shards=options.parse_shards(shards), address=address, dry_run=dry_run)
+    wanted = options.parse_shards(shards)
+    if dry_run and json:
+        options.print_json(plan_ghi(resolved, out, wanted))
+        return 0
+    report = run_ghi(resolved, out, wanted, address, dry_run)
     if json:
-        options.print_json(report)
+        options.print_json(dataclasses.asdict(report))
+    elif not dry_run:
+        _say_report(report, out)
     return report.exit_code
+
+
+def _say_report(report: JobReport, out: str) -> None:
+    """Name what a job could not make, and how to see more."""
+    for shard, line in sorted(report.failed.items())[:NAMED]:
+        options.say(f"failed: shard {shard}: {line}")
+    if report.short:
+        more = " …" if len(report.short) > NAMED else ""
+        options.say(f"short: {len(report.short):,} slots are not filled: {', '.join(report.short[:NAMED])}{more}")
+    if report.missing:
+        options.say(f"not made: {report.missing:,} shards" + (f" ({report.stopped})" if report.stopped else ""))
+    options.say(f"humansd status {out} tells more; the same command again makes what is missing")
 
 
 @evaluate_app.command("mini", epilog=examples("humansd evaluate mini", "humansd evaluate mini --n 100 --out report"))

@@ -239,8 +239,8 @@ def _nearest_key(cls: type[Any], full: str, prefix: str) -> str:
         near = f"; did you mean {by_last[close[0]]!r}?" if close else ""
     if near:
         return near
-    here = [name for name in names if name.startswith(prefix)]
-    return f"; known keys: {', '.join(here)}"
+    here = dict.fromkeys(name.removeprefix(prefix).split(".")[0] for name in names if name.startswith(prefix))
+    return f"; known keys: {', '.join(prefix + name for name in here)}"
 
 
 def _names(cls: type[Any]) -> str:

@@ -29,6 +29,7 @@ TEXT: Final = 236
 GAP: Final = 10
 MARGIN: Final = 28
 CARD_GAP: Final = 22
+HEADING: Final = 92
 COLUMNS: Final = 3
 
 PAPER: Final[Color] = (250, 249, 246)
@@ -82,17 +83,16 @@ def draw_sheet(cards: Sequence[Card], title: str, subtitle: str) -> Image.Image:
     columns = min(COLUMNS, max(1, len(cards)))
     rows = -(-len(cards) // columns)
     card_width, card_height = 2 * CELL + TEXT + 4 * GAP, CELL + 2 * GAP
-    heading = 92
     width = 2 * MARGIN + columns * card_width + (columns - 1) * CARD_GAP
-    height = heading + rows * (card_height + CARD_GAP) + MARGIN
-    sheet = Image.new("RGB", (width, max(height, heading + MARGIN)), PAPER)
+    height = HEADING + rows * (card_height + CARD_GAP) + MARGIN
+    sheet = Image.new("RGB", (width, max(height, HEADING + MARGIN)), PAPER)
     pen = ImageDraw.Draw(sheet)
     pen.text((MARGIN, 22), title, INK, _font(26))
     pen.text((MARGIN, 58), subtitle, FADED, _font(15))
     for number, card in enumerate(cards):
         row, column = divmod(number, columns)
         left = MARGIN + column * (card_width + CARD_GAP)
-        top = heading + row * (card_height + CARD_GAP)
+        top = HEADING + row * (card_height + CARD_GAP)
         pen.rounded_rectangle((left, top, left + card_width, top + card_height), 8, CARD, RULE)
         plain, posed = _pictures(card)
         sheet.paste(plain, (left + GAP, top + GAP))
