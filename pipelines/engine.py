@@ -51,6 +51,7 @@ POLL_SECONDS: Final = 1.0
 INQUEST_SECONDS: Final = 60.0
 HANG_FACTOR: Final = 5.0
 OBJECT_STORE_BYTES: Final = 80 * 2**20  # about Ray's least: only summaries pass through it
+_QUIET: Final[dict[str, Any]] = {"logging_level": logging.ERROR, "log_to_driver": False}
 
 
 def run_job(job: Job, make_work: MakeWork, runtime: Runtime) -> JobReport:
@@ -82,7 +83,7 @@ def run_job(job: Job, make_work: MakeWork, runtime: Runtime) -> JobReport:
             raise UserError(f"cannot write to {job.out}: {error.strerror}") from None
         driver = _Driver(job, runtime, store, held, display, standing)
         if standing.tasks:
-            with _ray(runtime), _signals(driver):
+            with ray_session(runtime), _signals(driver):
                 driver.run(make_work)
             with contextlib.suppress(StorageError):
                 dataset.clean(store, wanted)
@@ -93,28 +94,37 @@ def run_job(job: Job, make_work: MakeWork, runtime: Runtime) -> JobReport:
 
 
 @contextlib.contextmanager
-def _ray(runtime: Runtime) -> Iterator[None]:
+def ray_session(runtime: Runtime) -> Iterator[None]:
     """Join a cluster, or start Ray on this machine; left as it was found."""
     if ray.is_initialized():
         yield
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     address = runtime.address or os.environ.get("RAY_ADDRESS")
-    quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
-    try:
-        if address:
-            ray.init(address, **quiet)
-        else:
-            cpus = max(os.cpu_count() or 1, math.ceil(runtime.workers * runtime.num_cpus))
-            ray.init("local", num_cpus=cpus, include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise UserError(f"Ray at {address or 'this machine'}: {str(error).splitlines()[0]}") from None
+    if address:
+        try:
+            ray.init(address, **_QUIET)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise UserError(f"no Ray cluster at {address}: {_last_line(error)}") from None
+    else:
+        _start_ray(max(os.cpu_count() or 1, math.ceil(runtime.workers * runtime.num_cpus)))
     try:
         if not address and runtime.num_gpus > ray.cluster_resources().get("GPU", 0):
             raise UserError(f"each worker wants {runtime.num_gpus:g} GPU, and this machine has not got that")
         yield
     finally:
         ray.shutdown()
+
+
+def _start_ray(cpus: int) -> None:
+    for left in (2, 1, 0):
+        try:
+            ray.init("local", num_cpus=cpus, include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **_QUIET)
+            return
+        except Exception as error:  # Ray raises just that when a busy machine makes it miss its own start-up deadline
+            ray.shutdown()
+            if not left:
+                raise UserError(f"Ray does not start on this machine: {_last_line(error)}") from error
 
 
 @contextlib.contextmanager

@@ -108,6 +108,7 @@ class Schedule:
 
     def ready(self, slot: int) -> None:
         """A slot's worker is up."""
+        assert slot not in self.retired
         self._ready.add(slot)
 
     def gone(self, slot: int) -> None:

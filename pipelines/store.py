@@ -68,7 +68,8 @@ class Store:
                     path.replace(target)
             except BaseException:
                 for path in temporary:
-                    path.unlink(missing_ok=True)
+                    with contextlib.suppress(OSError):
+                        path.unlink()
                 raise
             if durable:
                 for folder in dict.fromkeys(target.parent for target in targets):
