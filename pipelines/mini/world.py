@@ -69,10 +69,10 @@ PLACES: Final[Mapping[str, str]] = {
     "water": r"lake|river|sea\b|ocean|pool|pond|canal|waterfall|boat|stream",
     "snow": r"snow|ice\b|icy|glacier|rink|frozen",
     "mountain": r"mountain|hill|cliff|rock|canyon|valley|volcano|cave",
-    "forest": r"forest|wood|jungle|tree|garden|orchard|park|bamboo|vineyard|farm",
+    "forest": r"forest|\bwoods?\b|jungle|tree|garden|orchard|park|bamboo|vineyard|farm",
     "stage": r"stage|theat|circus|concert|arena|ballroom|opera|cinema",
     "street": r"street|city|town|market|square|alley|road|bridge|station|roof|village|plaza|sidewalk|courtyard|temple",
-    "room": r"room|kitchen|studio|library|office|gym|school|house|hall|shop|caf|restaurant|museum|workshop|bar",
+    "room": r"room|kitchen|studio|library|office|gym|school|house|hall|shop|caf|restaurant|museum|workshop|\bbar\b",
     "field": r"field|meadow|grass|lawn|stadium|playground|court|track|pasture|prairie",
 }
 """Ground family → words of the place part; the first family that matches wins."""

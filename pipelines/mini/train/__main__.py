@@ -1,9 +1,9 @@
-"""`python -m pipelines.mini.train vae|pose|clip|diffusion --run DIR`: train one of the miniature models."""
+"""`python -m pipelines.mini.train vae|pose|clip|diffusion --run DIR` trains a model; `assemble` ships them."""
 
 import importlib
 import sys
 
-MODELS = ("vae", "pose", "clip", "diffusion")
+MODELS = ("vae", "pose", "clip", "diffusion", "assemble")
 
 
 def main(argv: list[str]) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from prompts.grammar import Grammar
-from prompts.sampling import Prompt, prompt_at
 
 from pipelines.mini.world import COLORS, PLACES, POSES, SCENES, World, poses_of_actions, world_from_prompt
+from prompts.grammar import Grammar
+from prompts.sampling import Prompt, prompt_at
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
@@ -36,6 +38,17 @@ class Captions:
     def __init__(self, grammar: Grammar, seed: int = TRAIN_SEED) -> None:
         self.grammar, self.seed = grammar, seed
         self.pose_of = poses_of_actions({action.phrase: action.tags for action in grammar.actions})
+
+    def training(self, start: int = 0) -> Iterator[tuple[int, Prompt, World]]:
+        """Numbered pairs from grammar index `start` on, without end.
+
+        Half of the single people and half of those who just stand are left out: more than one is harder to learn, and
+        the other poses are rarer.
+        """
+        for index in itertools.count(start):
+            prompt, world = self.at(index)
+            if (prompt.num_people > 1 or index % 2) and (world.pose != "stand" or index % 4 < 2):
+                yield index, prompt, world
 
     def at(self, index: int) -> tuple[Prompt, World]:
         """The prompt of an index and what it makes the picture show."""

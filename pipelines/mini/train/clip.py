@@ -7,13 +7,13 @@ are thrown away. The text tower becomes the frozen text encoder of the miniature
 from __future__ import annotations
 
 import argparse
+import itertools
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from prompts.grammar import load_grammar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -21,6 +21,7 @@ from pipelines.mini.render import draw
 from pipelines.mini.train import common
 from pipelines.mini.train.captions import ATTRIBUTES, Captions, attributes, disturb, encode, train_tokenizer
 from pipelines.mini.train.vae import to_tensor
+from prompts.grammar import load_grammar
 
 POOL = 40_000
 HEADS = sum(len(names) for names in ATTRIBUTES.values())
@@ -72,10 +73,9 @@ def pool(run: Path, seed: int) -> tuple[Any, Any, Any]:
             train_tokenizer(captions, run / "tokenizer")
         tokenizer = CLIPTokenizer.from_pretrained(run / "tokenizer")
         images, texts, classes = np.empty((POOL, 64, 64, 3), np.uint8), [], []
-        for index in range(POOL):
+        for row, (index, prompt, world) in enumerate(itertools.islice(captions.training(), POOL)):
             rng = np.random.default_rng((seed, index))
-            prompt, world = captions.at(index)
-            images[index] = draw(world, rng).image
+            images[row] = draw(world, rng).image
             texts.append(disturb(prompt.text, rng))
             classes.append(attributes(world))
         np.save(paths[0], images)

@@ -6,21 +6,24 @@ v-prediction on a scaled-linear schedule rescaled to zero terminal SNR (Lin et a
 from __future__ import annotations
 
 import argparse
+import itertools
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from prompts.grammar import load_grammar
 from torch.nn import functional as F
 
 from pipelines.mini.render import draw
 from pipelines.mini.train import common
 from pipelines.mini.train.captions import Captions, disturb, encode
 from pipelines.mini.train.vae import to_tensor
+from prompts.grammar import load_grammar
 
-POOL = 80_000
+PART = 20_000
+STRIDE = 100_000
+"""Pictures a part, and the grammar indices a part may take them from."""
 CONFIG: dict[str, Any] = {
     "sample_size": 16,
     "in_channels": 4,
@@ -51,47 +54,62 @@ def main(argv: list[str]) -> None:
     options = common.parser("Train the miniature's UNet.", samples=600_000, batch=64, rate=1e-3)
     options.add_argument("--vae", type=Path, required=True, help="diffusers folder of the trained autoencoder")
     options.add_argument("--clip", type=Path, required=True, help="transformers folder of the trained miniature CLIP")
+    options.add_argument("--parts", type=int, default=4, help=f"parts of {PART} drawn pictures to train on")
+    options.add_argument("--draw-only", action="store_true", help="draw the parts and stop")
     args = options.parse_args(argv)
     args.run.mkdir(parents=True, exist_ok=True)
-    build_pool(args)
-    common.launch(train, args)
+    torch.set_num_threads(1)
+    for part in range(args.parts):
+        draw_part(args.run, args.clip, part, args.seed)
+        if not args.draw_only:
+            encode_part(args.run, args.vae, args.clip, part)
+    if not args.draw_only:
+        common.launch(train, args)
 
 
-def build_pool(args: argparse.Namespace) -> None:
-    """Draw pictures of grammar prompts and keep their latents (N, 4, 16, 16) and text states (N, 77, 128), float16."""
+def draw_part(run: Path, clip: Path, part: int, seed: int) -> None:
+    """Draw pictures of grammar prompts: `images-P.npy` uint8 (N, 64, 64, 3) and `tokens-P.npy` int16 (N, 77)."""
+    from transformers import CLIPTokenizer
+
+    if (run / f"tokens-{part}.npy").exists():
+        return
+    tokenizer = CLIPTokenizer.from_pretrained(clip)
+    pairs = Captions(load_grammar()).training(part * STRIDE)
+    images = np.empty((PART, 64, 64, 3), np.uint8)
+    sentences = []
+    for row, (index, prompt, world) in enumerate(itertools.islice(pairs, PART)):
+        rng = np.random.default_rng((seed + 21, index))
+        images[row] = draw(world, rng).image
+        sentences.append(disturb(prompt.text, rng))
+    np.save(run / f"images-{part}.npy", images)
+    np.save(run / f"tokens-{part}.npy", encode(tokenizer, sentences).astype(np.int16))
+
+
+def encode_part(run: Path, vae: Path, clip: Path, part: int) -> None:
+    """Keep a part's latents (N, 4, 16, 16) and text states (N, 77, 128), float16."""
     from diffusers import AutoencoderKL
     from transformers import CLIPTextModel, CLIPTokenizer
 
-    if (args.run / "texts.npy").exists():
+    if (run / f"texts-{part}.npy").exists():
         return
-    torch.set_num_threads(2)
-    vae = AutoencoderKL.from_pretrained(args.vae)
-    tokenizer = CLIPTokenizer.from_pretrained(args.clip)
-    encoder = CLIPTextModel.from_pretrained(args.clip)
-    captions = Captions(load_grammar(None, None))
-    opened = np.lib.format.open_memmap
-    latents = opened(args.run / "latents.npy", "w+", np.float16, (POOL, 4, 16, 16))
-    texts = opened(args.run / "texts.tmp.npy", "w+", np.float16, (POOL, 77, 128))
-    negatives: list[str] = []
-    for start in range(0, POOL, 200):
-        pictures, sentences = [], []
-        for index in range(start, start + 200):
-            rng = np.random.default_rng((args.seed + 21, index))
-            prompt, world = captions.at(index)
-            pictures.append(draw(world, rng).image)
-            sentences.append(disturb(prompt.text, rng))
-            negatives.append(prompt.negative)
+    autoencoder, encoder = AutoencoderKL.from_pretrained(vae), CLIPTextModel.from_pretrained(clip)
+    images, tokens = np.load(run / f"images-{part}.npy"), np.load(run / f"tokens-{part}.npy")
+    latents, texts = np.empty((PART, 4, 16, 16), np.float16), np.empty((PART, 77, 128), np.float16)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        for start in range(0, PART, 100):
+            rows = slice(start, start + 100)
+            mean = autoencoder.encode(to_tensor(images[rows])).latent_dist.mean.float()
+            latents[rows] = (mean * autoencoder.config.scaling_factor).numpy()
+            ids = torch.from_numpy(tokens[rows].astype(np.int64))
+            texts[rows] = encoder(input_ids=ids).last_hidden_state.float().numpy()
+    np.save(run / f"latents-{part}.npy", latents)
+    if part == 0:
+        captions = Captions(load_grammar())
+        empty = ["", *sorted({captions.at(index)[0].negative for index in range(2_000)})[:63]]
+        ids = torch.from_numpy(encode(CLIPTokenizer.from_pretrained(clip), empty))
         with torch.no_grad():
-            mean = vae.encode(to_tensor(np.stack(pictures))).latent_dist.mean * vae.config.scaling_factor
-            states = encoder(input_ids=torch.from_numpy(encode(tokenizer, sentences))).last_hidden_state
-        latents[start : start + 200] = mean.numpy()
-        texts[start : start + 200] = states.numpy()
-    empty = ["", *sorted(set(negatives))[:63]]
-    with torch.no_grad():
-        states = encoder(input_ids=torch.from_numpy(encode(tokenizer, empty))).last_hidden_state
-    np.save(args.run / "empty.npy", states.numpy().astype(np.float16))
-    texts.flush()
-    (args.run / "texts.tmp.npy").replace(args.run / "texts.npy")
+            np.save(run / "empty.npy", encoder(input_ids=ids).last_hidden_state.numpy().astype(np.float16))
+    np.save(run / f"texts-{part}.npy", texts)
 
 
 def train(rank: int, args: argparse.Namespace) -> None:
@@ -111,14 +129,17 @@ def train(rank: int, args: argparse.Namespace) -> None:
         optimizer.load_state_dict(state["optimizer"])
         step = int(state["step"])
     scheduler = DDPMScheduler(**SCHEDULER)
-    latents, texts, empty = (np.load(args.run / f"{name}.npy", mmap_mode="r") for name in ("latents", "texts", "empty"))
+    latents = [np.load(args.run / f"latents-{part}.npy", mmap_mode="r") for part in range(args.parts)]
+    texts = [np.load(args.run / f"texts-{part}.npy", mmap_mode="r") for part in range(args.parts)]
+    empty = np.load(args.run / "empty.npy")
     share, steps = args.batch // args.processes, args.samples // args.batch
     log = common.Log(common.RESULTS / "diffusion_curve.tsv", every=100)
     while step < steps and time.monotonic() - started < 60 * args.minutes:
         rng = np.random.default_rng((args.seed, step, rank))
-        chosen = np.sort(rng.choice(len(latents), share, replace=False))
-        clean = torch.from_numpy(latents[chosen].astype(np.float32))
-        text = texts[chosen].astype(np.float32)
+        part = int(rng.integers(args.parts))
+        chosen = np.sort(rng.choice(PART, share, replace=False))
+        clean = torch.from_numpy(latents[part][chosen].astype(np.float32))
+        text = texts[part][chosen].astype(np.float32)
         dropped = rng.random(share) < EMPTY_SHARE
         other = np.where(rng.random(share) < 0.5, 0, rng.integers(len(empty), size=share))
         text[dropped] = empty[other[dropped]]
