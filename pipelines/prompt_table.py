@@ -53,18 +53,18 @@ def row_of(prompt: Prompt) -> dict[str, Any]:
 
 def chunks(wanted: PromptRange) -> Iterator[Columns]:
     """Yield the prompts in order, `CHUNK` at a time, as columns; made by as many processes as there are cores."""
-    starts = range(0, wanted.n, CHUNK)
-    processes = min(len(os.sched_getaffinity(0)), len(starts))
+    spans = [range(start, min(start + CHUNK, wanted.n)) for start in range(0, wanted.n, CHUNK)]
+    processes = min(len(os.sched_getaffinity(0)), len(spans))
     if processes < 2:
-        yield from (_columns(wanted, start) for start in starts)
+        yield from (_columns(wanted, span) for span in spans)
         return
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(_columns, [wanted] * len(starts), starts)
+        yield from pool.map(_columns, [wanted] * len(spans), spans)
 
 
-def _columns(wanted: PromptRange, start: int) -> Columns:
+def _columns(wanted: PromptRange, span: range) -> Columns:
     grammar = _grammar(wanted.grammar, wanted.scenes)
-    rows = [row_of(prompt_at(grammar, wanted.seed, index)) for index in range(start, min(start + CHUNK, wanted.n))]
+    rows = [row_of(prompt_at(grammar, wanted.seed, index)) for index in span]
     return {name: [row[name] for row in rows] for name in rows[0]}
 
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -208,17 +207,6 @@ def test_prompts_are_printed_written_and_counted(tmp_path: Path, capsys: pytest.
     assert re.search(r"mural +50 +50.00%", capsys.readouterr().out)
 
 
-def test_prompts_are_the_same_from_several_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipelines import prompt_table
-
-    wanted = prompt_table.PromptRange(100, seed=3)
-    monkeypatch.setattr(prompt_table, "CHUNK", 30)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})
-    alone = list(prompt_table.chunks(wanted))
-    assert [len(part["index"]) for part in alone] == [30, 30, 30, 10]
-    assert [index for part in alone for index in part["index"]] == list(range(100))
-
-
 def test_inspect_lists_rows_or_draws_them(out: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("inspect", out, "--n", "4", "--json") == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -270,13 +258,6 @@ def test_models_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(model["licence"] for model in models.values())
     assert models["mini"]["state"] == "bundled"
     assert run("models", "check") == 0
-
-
-def test_offline_fetches_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("HUMANSD_OFFLINE", "1")
-    monkeypatch.setenv("HUMANSD_CACHE", str(tmp_path))
-    assert run("models", "fetch", "rtmpose-m-humanart") == 2
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_plan_without_measurements(capsys: pytest.CaptureFixture[str], out: str) -> None:

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from detectors import weights
+from pipelines.config import UserError
+from pipelines.models import DIFFUSION, fetch, list_models
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HUMANSD_CACHE", str(tmp_path))
+    return tmp_path
+
+
+def states(*, whole: bool = False) -> dict[str, str]:
+    return {model.name: model.state for model in list_models(whole=whole)}
+
+
+def test_every_model_is_listed_once_with_its_licence(cache: Path) -> None:
+    models = list_models()
+    names = [model.name for model in models]
+    assert len(set(names)) == len(names)
+    assert {*DIFFUSION, *(one.name for one in weights.CHECKPOINTS)} == set(names)
+    assert all(model.licence for model in models)
+    assert all(model.source for model in models if model.state != "bundled" and not model.name.startswith("mini"))
+
+
+def test_only_a_whole_look_finds_damage(cache: Path) -> None:
+    assert states()["rtmpose-m-humanart"] == "missing"
+    weights.path_of(weights.get("rtmpose-m-humanart")).write_bytes(b"not the weights")
+    assert states()["rtmpose-m-humanart"] == "cached"
+    assert states(whole=True)["rtmpose-m-humanart"] == "damaged"
+
+
+def test_offline_fetches_nothing(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HUMANSD_OFFLINE", "1")
+    with pytest.raises(weights.WeightsError, match="HUMANSD_OFFLINE is set"):
+        fetch("rtmpose-m-humanart")
+    assert list(cache.iterdir()) == []
+
+
+def test_an_unknown_name_is_told_the_known_ones() -> None:
+    with pytest.raises(UserError, match="known: mini, sd15, sd21, sdxl, mini-pose"):
+        fetch("sd3")
+
+
+def test_a_bundled_model_is_there_without_fetching() -> None:
+    assert Path(fetch("mini")).is_dir()
+    assert fetch("mini-pose").is_file()
