@@ -17,9 +17,10 @@ from typing import Final
 
 from prompts.phrases import GrammarError, Part, Phrase, Row, check_text, content_words, nearest, read_rows, spell_out
 from prompts.schedule import people_table
-from prompts.vocabulary import DATA, MINOR, NUMBERS, RULES, UNFIT_FOR_MINORS, Vocabulary
+from prompts.vocabulary import AFTER_ACTION, DATA, MINOR, NUMBERS, RULES, UNFIT_FOR_MINORS, Vocabulary, joint
 
 __all__ = [
+    "DATA",
     "MAX_TOKENS",
     "MINOR",
     "NUMBERS",
@@ -165,7 +166,7 @@ def load_grammar(directory: Path | None = None, scenes: Sequence[str] | None = N
         scene_tags=tuple(words.tags.of([scene.name, *scene.tags]) for scene in chosen),
         action_tags=tuple(action_tags),
         action_never=tuple(words.refused_by(tags) for tags in action_tags),
-        action_words=tuple(words.words.of(content_words(a.phrase)) for a in actions),
+        action_words=tuple(words.words.of(_action_words(a.phrase)) for a in actions),
         action_tokens=tuple(words.count_tokens(a.phrase, place) for a, place in zip(actions, places, strict=True)),
     )
     _check_people(grammar)
@@ -191,6 +192,10 @@ def all_texts(directory: Path) -> Iterator[str]:
                 yield from (one, several)
     yield from (row["text"] for row in read_rows(directory / "negative.tsv", ("scene", "text")))
     yield "a an of, ."
+
+
+def _action_words(phrase: str) -> set[str]:
+    return content_words(phrase).union(*(joint(part, phrase.split()[-1]) for part in AFTER_ACTION))
 
 
 def _table(directory: Path, part: str) -> Path:
@@ -294,7 +299,7 @@ def _read_part(words: Vocabulary, setting: Row, rows: Sequence[Row], path: Path)
     only, never = words.rules(setting)
     phrases: dict[str, Phrase] = {}
     for row in rows:
-        for phrase in words.phrases(row, has_looks=name == "people"):
+        for phrase in words.phrases(row, name):
             first = phrases.setdefault(phrase.texts[0], phrase)
             if first is not phrase:
                 raise GrammarError(f"{row.where}: {phrase.texts[0]!r} is there already, at {first.where}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -42,7 +43,7 @@ class Row:
             value = float(self.cells[column])
         except ValueError:
             value = float("nan")
-        if not low < value <= high:
+        if not (math.isfinite(value) and low < value <= high):
             limit = f" up to {high:g}" if high < float("inf") else ""
             raise GrammarError(f"{self.where}: {column} is a number above {low:g}{limit}, not {self.cells[column]!r}")
         return value
@@ -87,7 +88,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 # -------------------------------------------------------------------------------------------------- spelling out a text
 
 _VOWEL_SOUND: Final = re.compile(
-    r"(?!(?:u[kns][aeiou]|uni(?!n)|uku|eu|one\b|once\b))[aeiou]|hour|honest|8|11\b|18\b|x-", re.I
+    r"(?!us[aeiou]|uk|uni(?![mn])|ute|ubi|eu|ew|one\b|once\b)[aeiou]|hour|honest|heir|x-ray|8|11\b|18\b", re.I
 )
 
 

@@ -34,6 +34,9 @@ MINOR: Final = "minor"
 UNFIT_FOR_MINORS: Final = ("sexualised", "intimate", "undressed", "injury", "weapon", "adult")
 """Tags that never meet the tag `minor` in a prompt. The words in safety.tsv give these tags to any phrase."""
 
+AFTER_ACTION: Final = ("place", "time_of_day")
+"""Parts that may follow the action without a comma."""
+
 RULES: Final = ("weight", "text", "tags", "only", "not")
 """The columns of a part's table."""
 
@@ -100,20 +103,25 @@ class Vocabulary:
                 raise GrammarError(f"{row.where}: no scene or tag is called {name!r}{nearest(name, self.tags.bit)}")
         return tuple(self.tags.of(group) for group in groups), self.tags.of(row.names("not"))
 
-    def phrases(self, row: Row, has_looks: bool) -> Iterator[Phrase]:
-        """The phrases that a line of a part's table stands for. has_looks: a `*` may stand where age and looks go."""
+    def phrases(self, row: Row, part: str) -> Iterator[Phrase]:
+        """The phrases that a line of the table of `part` stands for."""
         weight = row.number("weight", 0, float("inf"))
         only, never = self.rules(row)
-        if row["text"].count("*") > has_looks:
+        if row["text"].count("*") > (part == "people"):
             raise GrammarError(f"{row.where}: '*' stands once, in people.tsv, where age and looks go")
         for one, several, share in spell_out(row["text"], row.where, self.lists):
             for text in (one, several):
                 check_text(text.replace("* ", "", 1), row.where)
             tags = self.mark(one if one == several else f"{one} {several}", row.names("tags"), row.where)
             counts = tuple(self.count_tokens(text.replace("* ", ""), row.where) for text in (one, several))
-            words = self.words.of(content_words(f"{one} {several}"))
+            words = self.words.of(content_words(f"{one} {several}") | joint(part, one.split()[0]))
             refused = never | self.refused_by(tags)
             yield Phrase((one, several), (counts[0], counts[1]), weight * share, tags, only, refused, words, row.where)
+
+
+def joint(part: str, word: str) -> set[str]:
+    """The word at which a part follows the action directly, so that it is not the action's last word again."""
+    return {f"{part} {word}"} if part in AFTER_ACTION else set()
 
 
 def _read_lists(path: Path) -> dict[str, list[tuple[str, float]]]:
