@@ -21,6 +21,7 @@ from pipelines.ghi.candidates import CandidateMaker, Outcome, Row
 from pipelines.ghi.config import GhiConfig
 from pipelines.ghi.job import prepare
 from pipelines.ghi.slots import Candidate
+from pipelines.ghi.stage import GhiWork
 from pipelines.plan import Cell, Measured
 from prompts.grammar import Grammar
 from prompts.sampling import prompt_at
@@ -33,17 +34,24 @@ SEARCHED = 20_000
 """Slots that are looked through for prompts of every scene and number of people."""
 
 
-def run_probe(config: GhiConfig, prompts: int = PROMPTS, seconds: float = SECONDS) -> Measured:
+def run_probe(config: GhiConfig) -> Measured:
     """Measure a config on this machine. Raises UserError where its models cannot be had or run here."""
     start = time.perf_counter()
+    print("probe: loading the models", file=sys.stderr, flush=True)
     work = prepare(config)()
     loaded = time.perf_counter() - start
+    return probe(work, PROMPTS, max(SECONDS - loaded, SECONDS / 4), loaded)
+
+
+def probe(work: GhiWork, prompts: int, seconds: float, load_seconds: float) -> Measured:
+    """Measure loaded models on at least `prompts` prompts (whole batches), or as many as fit into `seconds`."""
+    start = time.perf_counter()
     maker = work.maker
-    memory = _memory(maker, stop=start + loaded + seconds / 4)
-    probe = _Probe(maker, work.overlap)
+    memory = _memory(maker, stop=start + seconds / 4)
+    run = _Probe(maker, work.overlap)
     size = maker.sampler.batch_size
-    probe.run(stratified(maker.grammar, config.seed, -(-prompts // size) * size), start + seconds)
-    return probe.measured(memory, loaded)
+    run.run(stratified(maker.grammar, maker.config.seed, -(-prompts // size) * size), start + seconds)
+    return run.measured(memory, load_seconds)
 
 
 def stratified(grammar: Grammar, seed: int, count: int) -> list[int]:
