@@ -279,13 +279,16 @@ def plan(
     from pipelines import plan as planner
     from pipelines.ghi.config import GhiConfig
 
+    plans = []
     for name in config or ["mini"]:
         resolved = load_config(GhiConfig, name, options.overrides(set_, n=n, workers=workers))
-        made = planner.make_plan(name, resolved, gpus, probe=probe, out=from_)
+        plans.append(planner.make_plan(name, resolved, gpus, probe=probe, out=from_))
         if json:
-            options.print_json(planner.as_json(made))
+            options.print_json(planner.as_json(plans[-1]))
         else:
-            print(planner.as_text(made), end="\n\n")
+            print(planner.as_text(plans[-1]), end="\n\n")
+    if len(plans) > 1 and not json and any(plan.measured for plan in plans):
+        print(planner.side_by_side(plans))
 
 
 @models_app.command("list", epilog=examples("humansd models list", "humansd models list --json"))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -261,6 +261,24 @@ def as_text(plan: Plan) -> str:
     ]
     if predicted.cost is not None:
         lines.append(f"cost       {_span(predicted.cost, lambda cost: f'{cost:,.2f}')} at your price")
+    return "\n".join(lines)
+
+
+def side_by_side(plans: Sequence[Plan]) -> str:
+    """Return several plans as a table, medians only; what was not measured is a dash."""
+    rows: list[tuple[str, Callable[[Plan, Measured, Prediction], str]]] = [
+        ("images/s a worker", lambda plan, measured, made: f"{measured.images_per_second:.2f}"),
+        ("accepted", lambda plan, measured, made: f"{100 * made.accept_rate.median:.0f}%"),
+        ("images", lambda plan, measured, made: _count(made.images.median)),
+        ("workers", lambda plan, measured, made: f"{plan.workers}"),
+        ("time", lambda plan, measured, made: duration(3600 * made.hours.median)),
+        ("cost", lambda plan, measured, made: "-" if made.cost is None else f"{made.cost.median:,.2f}"),
+        ("storage", lambda plan, measured, made: size(made.bytes.median)),
+    ]
+    lines = [f"{'':20s}" + "".join(f"{plan.name:>16s}" for plan in plans)]
+    for title, text in rows:
+        cells = [text(p, p.measured, p.predicted) if p.measured and p.predicted else "-" for p in plans]
+        lines.append(f"{title:20s}" + "".join(f"{cell:>16s}" for cell in cells))
     return "\n".join(lines)
 
 

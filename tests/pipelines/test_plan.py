@@ -9,7 +9,18 @@ import pytest
 
 from pipelines.config import UserError
 from pipelines.ghi.config import GhiConfig
-from pipelines.plan import Cell, Measured, accept_rates, as_json, as_text, from_dataset, make_plan, predict
+from pipelines.plan import (
+    Cell,
+    Measured,
+    Plan,
+    accept_rates,
+    as_json,
+    as_text,
+    from_dataset,
+    make_plan,
+    predict,
+    side_by_side,
+)
 from prompts.grammar import load_grammar
 from prompts.sampling import prompt_at
 from tests.pipelines.small_dataset import SHARD, WORKER_SECONDS, write_dataset
@@ -108,6 +119,17 @@ def test_gpus_set_the_workers(tmp_path: Path) -> None:
     assert json.loads(json.dumps(as_json(plan)))["predicted"]["hours"]["median"] > 0
     with pytest.raises(UserError, match="give one of them"):
         make_plan("mine", config, 4, probe=True, out="x")
+
+
+def test_plans_stand_side_by_side() -> None:
+    known = measured({("mural", people): 0.5 for people in (1, 2, 3)}, 10_000)
+    config = GhiConfig(n=1000)
+    one = Plan("fast", config, 2, known, predict(known, 1000, 10, 2, True, 3.0))
+    other = Plan("unknown", config, 2, None, None)
+    lines = side_by_side([one, other]).splitlines()
+    assert lines[0].split() == ["fast", "unknown"]
+    assert {tuple(line.split()[-3:]) for line in lines} >= {("accepted", "50%", "-"), ("workers", "2", "-")}
+    assert len({len(line) for line in lines}) == 1
 
 
 def test_rates_by_scene_and_people() -> None:
