@@ -150,11 +150,9 @@ def load_grammar(directory: Path | None = None, scenes: Sequence[str] | None = N
     chosen = _choose_scenes(catalogue, scenes, directory / "scenes.tsv")
     actions, places = _read_actions(directory)
     rows = {name: read_rows(_table(directory, name), RULES) for name in DRAWN}
-    for scene in catalogue.values():
-        words.tags.of([scene.name, *scene.tags])
-    words.tags.of(sorted({tag for action in actions for tag in action.tags}))
+    own_tags = _name_tags(directory, words, catalogue, actions, rows)
     parts = _read_parts(directory, words, rows)
-    action_tags = [words.mark(a.phrase, a.tags, place) for a, place in zip(actions, places, strict=True)]
+    action_tags = [words.mark(a.phrase, tags, at) for a, tags, at in zip(actions, own_tags, places, strict=True)]
     grammar = Grammar(
         directory=directory,
         scenes=chosen,
@@ -264,6 +262,31 @@ def _read_actions(directory: Path) -> tuple[tuple[Action, ...], list[str]]:
     if not found:
         raise GrammarError(f"{directory / 'actions.tsv'}:1: no actions")
     return tuple(found.values()), places
+
+
+def _name_tags(
+    directory: Path,
+    words: Vocabulary,
+    catalogue: Mapping[str, Scene],
+    actions: Sequence[Action],
+    rows: Mapping[str, Sequence[Row]],
+) -> list[list[str]]:
+    """Give a bit to every scene, every tag of a scene and every tag of an action; the actions' tags as rules name them.
+
+    A scene's name is a scene's alone: the action tag `dance` is `doing-dance` in rules where a scene is called `dance`.
+    """
+    scenes = {name for scene in catalogue.values() for name in (scene.name, *scene.tags)}
+    if both := sorted(set(catalogue) & set(words.tags.bit)):
+        raise GrammarError(
+            f"{directory / 'scenes.tsv'}:1: {both[0]!r} is a scene here and a tag in marks.tsv or safety.tsv"
+        )
+    for row in (row for name in DRAWN for row in rows[name]):
+        if both := [tag for tag in row.names("tags") if tag in catalogue]:
+            raise GrammarError(f"{row.where}: the tag {both[0]!r} is the name of a scene")
+    named = [[f"doing-{tag}" if tag in scenes else tag for tag in action.tags] for action in actions]
+    words.tags.of(sorted(scenes))
+    words.tags.of(sorted({tag for tags in named for tag in tags}))
+    return named
 
 
 def _read_parts(directory: Path, words: Vocabulary, rows: Mapping[str, Sequence[Row]]) -> dict[str, Part]:

@@ -249,6 +249,7 @@ MISTAKES = [
     ("parts/mood.tsv", "1\t" + "extraordinarily unforgettable " * 3 + "mood", "CLIP tokens, at most 20"),
     ("parts/people.tsv", "1\tfour * * women\t\tone-person", "'*' stands once, in people.tsv"),
     ("parts/clothing.tsv", "1\tin a mask\tmasked\tsunny", "'sunny' is only known after clothing is drawn"),
+    ("parts/clothing.tsv", "1\tin a mask\tmovie", "the tag 'movie' is the name of a scene"),
     ("words.tsv", "hue\t1\tred", "'red' is in the list 'hue' already"),
     ("words.tsv", "hue\tno\tteal", "weight is a number above 0, not 'no'"),
     ("scenes.tsv", "Comic Strip\tdefault", "a scene's name is small letters, digits, hyphens; not 'Comic Strip'"),
@@ -279,6 +280,19 @@ def test_a_mistake_names_file_and_line(mine: Path, file: str, line: str, message
     assert str(caught.value).startswith(f"{mine / file}:{number}: ")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_an_action_tag_is_not_taken_for_a_scene_of_that_name(mine: Path) -> None:
+    line = "waltzing on the pavement\tcomposed\tx\t1-3\tdance"
+    add(mine / "actions.tsv", line)
+    add(mine / "parts" / "mood.tsv", "1\tsway in every line\t\tdoing-dance")
+    grammar = load_grammar(mine, ["mural"])
+    tags = grammar.action_tags[-1]
+    assert not tags & grammar.tag_bits["dance"]
+    assert any("sway" in p.texts[0] for p in grammar.parts["mood"].fitting(tags, 0)[1])
+    (mine / "marks.tsv").write_text((mine / "marks.tsv").read_text() + "mural\n")
+    with pytest.raises(GrammarError, match="'mural' is a scene here and a tag in marks"):
+        load_grammar(mine)
 
 
 def test_a_doubled_action_names_its_line(mine: Path) -> None:
