@@ -8,16 +8,19 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
-import pyarrow.dataset as pads
 import pyarrow.parquet as pq
+from pyarrow.fs import LocalFileSystem
 
 from pipelines import lease, record, shards
 from pipelines.config import UserError, difference
 from pipelines.store import StorageError, Store, temporary_run
 from pipelines.work import ShardTask
+
+if TYPE_CHECKING:
+    import pyarrow.dataset
 
 DATASET: Final = "dataset.json"
 INDEX: Final = "index.parquet"
@@ -166,12 +169,14 @@ def clean(store: Store, held: range) -> None:
                 store.remove([f"{folder}/{name}"])
 
 
-def open_dataset(outs: Sequence[str]) -> pads.Dataset:
+def open_dataset(outs: Sequence[str]) -> pyarrow.dataset.Dataset:
     """One or several OUTs as one Arrow dataset of accepted rows: to scan, filter, or hand to pandas and DuckDB.
 
     Only committed shards are in it. Raises UserError where an OUT holds no dataset and where a key is in two places
     (it names both).
     """
+    import pyarrow.dataset as pads  # imports pandas: a second that only this function needs
+
     parts = []
     seen: dict[str, str] = {}
     for store in (Store(out) for out in outs):
@@ -184,7 +189,7 @@ def open_dataset(outs: Sequence[str]) -> pads.Dataset:
                     raise UserError(f"key {key} is in both {seen[key]} and {where}: leave one of them out")
                 seen[key] = where
         paths = [store.path(shards.table_name("shards", index)) for index in indices]
-        filesystem = pa.fs.LocalFileSystem() if store.local else store.fs
+        filesystem = LocalFileSystem() if store.local else store.fs
         if paths:
             parts.append(pads.dataset(paths, schema=record.SCHEMA, format="parquet", filesystem=filesystem))
         else:

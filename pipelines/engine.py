@@ -249,13 +249,14 @@ class _Driver:
         if slot.call or slot.inquest or slot.number in self._schedule.retired or self.account.budget_spent:
             return
         slot.since = time.monotonic()
-        if slot.started is None:
+        if slot.actor is None:
             actor = ray.remote(_Actor).options(
                 num_cpus=self._runtime.num_cpus,
                 num_gpus=self._runtime.num_gpus,
                 runtime_env={"env_vars": thread_variables(self._runtime.threads)},
             )
             slot.actor = actor.remote(self._setup)
+        if slot.started is None:
             slot.call = slot.actor.start_here.remote(make_work)
         elif task := self._schedule.take(slot.number):
             slot.call = slot.actor.run.remote(task)
@@ -289,12 +290,12 @@ class _Driver:
             self._start_failed(slot, outcome.failure)
 
     def _start_failed(self, slot: _Slot, failure: Failure) -> None:
-        self._kill(slot)
         slot.failed_starts += 1
         self._last_error = failure.error
         self._display.note(f"worker {slot.number} could not start: {failure.error}")
         if slot.failed_starts >= FAILURES_OF_A_WORKER:
             self._schedule.retire(slot.number)
+            self._kill(slot)
             self._display.note(f"worker {slot.number} is retired\n{failure.traceback}".rstrip())
 
     def _made(self, slot: _Slot, made: Made) -> None:

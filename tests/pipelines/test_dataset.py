@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow.compute as pc
@@ -28,7 +29,7 @@ def make(out: Path, manifest: Manifest = MANIFEST) -> Store:
         dataset.write_manifest(store, manifest, {"README.md": b"# toy"}, "run")
     for task in dataset.standing(manifest, manifest.shards, shards.read_markers(store)).tasks:
         marker = next(shards.read_markers(store, range(task.index, task.index + 1)), None)
-        context = ShardContext(task, marker and shards.read_back(store, marker))
+        context = ShardContext(task, shards.read_back(store, marker) if marker else None)
         shards.commit(store, task, fill_slots(context, lambda name: None), manifest.identity_hash, "run")
     return store
 
@@ -59,8 +60,9 @@ def test_another_identity_is_refused_with_the_difference_and_what_to_do(tmp_path
 @pytest.mark.parametrize("name", ["n", "max_attempts"])
 def test_what_may_grow_may_not_shrink(tmp_path: Path, name: str) -> None:
     store = make(tmp_path)
+    shrunk: dict[str, Any] = {name: 2}
     with pytest.raises(UserError, match=f"{name} can only grow: it is {getattr(MANIFEST, name)}, you asked for 2"):
-        dataset.check_manifest(store, dataclasses.replace(MANIFEST, **{name: 2}))
+        dataset.check_manifest(store, dataclasses.replace(MANIFEST, **shrunk))
 
 
 def test_only_missing_partial_and_short_shards_are_to_do(tmp_path: Path) -> None:
@@ -68,8 +70,8 @@ def test_only_missing_partial_and_short_shards_are_to_do(tmp_path: Path) -> None
     short = [done.shard for done in shards.read_markers(store) if done.short]
     assert short  # one attempt cannot fill every slot of the toy
 
-    def to_do(**changes: int) -> list[tuple[int, bool]]:
-        wanted = dataclasses.replace(MANIFEST, **{"max_attempts": 1, **changes})
+    def to_do(**changes: Any) -> list[tuple[int, bool]]:
+        wanted = dataclasses.replace(dataclasses.replace(MANIFEST, max_attempts=1), **changes)
         found = dataset.standing(wanted, wanted.shards, shards.read_markers(store))
         return [(task.index, task.extend) for task in found.tasks]
 

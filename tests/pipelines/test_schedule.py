@@ -120,10 +120,10 @@ def test_three_deaths_isolate_a_batch_and_two_more_quarantine_the_row() -> None:
     assert take(made, 0).isolate == set(BATCH)
     die(made, 0, "c", rounds=7)
     task = take(made, 0)
-    assert (task.isolate, task.suspects, task.quarantined) == (set(BATCH), {"c"}, frozenset())
+    assert (task.isolate, task.suspects, task.quarantined) == (frozenset(BATCH), frozenset("c"), frozenset())
     die(made, 0, "c", rounds=8)
     task = take(made, 0)
-    assert (task.isolate, task.suspects, task.quarantined) == ({"a", "b", "d"}, frozenset(), {"c"})
+    assert (task.isolate, task.suspects, task.quarantined) == (frozenset("abd"), frozenset(), frozenset("c"))
 
 
 def test_two_deaths_of_a_batch_prove_nothing() -> None:

@@ -16,12 +16,13 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from detectors.types import Person
 from pipelines.config import UserError
-from pipelines.engine import Job, JobReport, Runtime, run_job
+from pipelines.job import Job, JobReport, Runtime
 from pipelines.record import KILLED_WORKER, WORKER_STAGE, LedgerRow, Rejected, Sample
 from pipelines.work import ShardContext, ShardResult, Work
 
@@ -64,6 +65,7 @@ class Toy:
     bad: str = ""
     bad_way: str = "raise"
     no_start: str = ""
+    image_bytes: int = 64
 
     def __call__(self) -> Work:
         if self.no_start == "user":
@@ -75,7 +77,7 @@ class Toy:
         def work(context: ShardContext) -> ShardResult:
             if bad:
                 _misbehave(self.bad_way)
-            return fill_slots(context, self._run, self.pause)
+            return fill_slots(context, self._run, self.pause, self.image_bytes)
 
         return work
 
@@ -86,10 +88,13 @@ class Toy:
         if name in self.kill:
             os._exit(1)
         if name in self.fail:
+            print(f"about to make {name}", file=sys.stderr)
             raise ValueError(f"cannot make {name}")
 
 
-def fill_slots(context: ShardContext, run: Callable[[str], None], pause: float = 0.0) -> ShardResult:
+def fill_slots(
+    context: ShardContext, run: Callable[[str], None], pause: float = 0.0, image_bytes: int = 64
+) -> ShardResult:
     """Fill a shard's slots, four candidates at a time."""
     task = context.task
     before = context.previous or ShardResult()
@@ -112,7 +117,7 @@ def fill_slots(context: ShardContext, run: Callable[[str], None], pause: float =
                 sampled += 1
         for name, index in batch.items():
             attempt = int(name.split("#")[1])
-            sample = make_sample(index, attempt)
+            sample = make_sample(index, attempt, image_bytes)
             tried[sample.key] += 1
             if name not in reasons and is_good(index, attempt):
                 accepted[sample.key] = sample
@@ -127,7 +132,7 @@ def fill_slots(context: ShardContext, run: Callable[[str], None], pause: float =
         rejected=sorted(rejected, key=lambda row: (order[row.sample.key], row.attempt)),
         ledger=sorted(ledger, key=lambda row: (order[row.key], row.attempt)),
         seconds={"toy": 0.0},
-        counts={"sampled": sampled},
+        counts={"sampled": sampled, "threads": int(os.environ.get("OMP_NUM_THREADS", 0))},
         short=[key for key in order if key not in accepted],
     )
 
@@ -156,13 +161,16 @@ def _misbehave(way: str) -> None:
 
 
 def main() -> int:
+    from pipelines.engine import run_job
+
     out, options = sys.argv[1], json.loads(sys.argv[2])
     given = {kind: {f.name: options.pop(f.name) for f in fields(kind) if f.name in options} for kind in (Toy, Runtime)}
     shards = options.pop("shards", None)
     n, shard_size = options.pop("n", 40), options.pop("shard_size", 8)
     job = make_job(out, n, shard_size, options.pop("max_attempts", 8), options.pop("seed", 0))
     assert not options, options
-    toy = Toy(**{name: tuple(value) if isinstance(value, list) else value for name, value in given[Toy].items()})
+    toy_options: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in given[Toy].items()}
+    toy = Toy(**toy_options)
     try:
         report: JobReport = run_job(
             job if shards is None else Job(**{**job.__dict__, "shards": range(*shards)}), toy, Runtime(**given[Runtime])
