@@ -57,6 +57,7 @@ PARTS: Final = (
 """The names of the eighteen parts, in the order of the record."""
 
 REQUIRED: Final = ("scene", "people", "action")
+"""Parts that every prompt says."""
 DRAWN: Final = (
     "people",
     "scene",

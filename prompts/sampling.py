@@ -8,6 +8,7 @@ tokens hold the rest. All chance comes from BLAKE2b of (seed, index, attempt), s
 from __future__ import annotations
 
 import hashlib
+import itertools
 import struct
 from bisect import bisect_right
 from collections.abc import Mapping
@@ -15,14 +16,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
-from prompts.grammar import DRAWN, MAX_TOKENS, NUMBERS, PARTS, Grammar
+from prompts.grammar import DRAWN, MAX_TOKENS, NUMBERS, PARTS, REQUIRED, Grammar
 from prompts.phrases import Phrase, article
 from prompts.schedule import Schedule
 
 SAME_WORDS_ATTEMPTS: Final = 3
 """The first attempts at a slot say the same and change the noise only."""
 
-_DRAWS: Final = struct.Struct("<48I")
+_DRAWS: Final = struct.Struct("<64I")
+"""Two numbers for each part drawn, and one for each part dropped."""
 _CERTAIN: Final = 2**32
 _LEAD: Final = ("scene", "people", "action", "clothing", "place", "time_of_day", "realism", "age_looks")
 """Parts of the first clause; every other part follows after a comma, which is a token too."""
@@ -80,10 +82,9 @@ def schedule(grammar: Grammar, seed: int) -> Schedule:
 
 
 def _draws(seed: int, index: int, attempt: int) -> tuple[int, ...]:
-    """48 numbers below 2**32 that depend on the arguments alone."""
-    key = b"prompt %d/%d/%d/" % (seed, index, attempt)
-    hashed = hashlib.blake2b
-    return _DRAWS.unpack(hashed(key + b"0").digest() + hashed(key + b"1").digest() + hashed(key + b"2").digest())
+    """64 numbers below 2**32 that depend on the arguments alone."""
+    blocks = (hashlib.blake2b(b"prompt %d/%d/%d/%d" % (seed, index, attempt, i)).digest() for i in range(4))
+    return _DRAWS.unpack(b"".join(blocks))
 
 
 def _choose(grammar: Grammar, scene: int, action: int, people: int, draws: tuple[int, ...]) -> dict[str, Phrase]:
@@ -95,7 +96,7 @@ def _choose(grammar: Grammar, scene: int, action: int, people: int, draws: tuple
     parts = grammar.parts
     for place, name in enumerate(DRAWN):
         part = parts[name]
-        needed = place < 2  # people and scene
+        needed = name in REQUIRED
         if not needed and draws[2 * place] >= part.chance * _CERTAIN:
             continue
         if name == "age_looks" and "*" not in chosen["people"].texts[0]:
@@ -132,19 +133,16 @@ def _drop_to_fit(
 ) -> None:
     """Take optional parts out of `chosen` until the sentence has at most MAX_TOKENS CLIP tokens.
 
-    Which goes first is drawn, with chances in inverse proportion to the parts' `keep` (Efraimidis & Spirakis 2006).
+    Each time one of them is drawn, with chances in inverse proportion to the parts' `keep`.
     """
     total = action_tokens + 3  # the article, "of" and the full stop
     for name, phrase in chosen.items():
         total += phrase.tokens[several] + (name not in _LEAD)
-    if total <= MAX_TOKENS:
-        return
-    names = [name for name in chosen if name not in ("people", "scene")]
-    names.sort(
-        key=lambda name: ((draws[36 + DRAWN.index(name) % 12] ^ draws[1]) / _CERTAIN) ** grammar.parts[name].keep
-    )
-    while total > MAX_TOKENS and names:
-        name = names.pop()
+    left = iter(draws[2 * len(DRAWN) :])
+    while total > MAX_TOKENS:
+        names = [name for name in chosen if name not in REQUIRED]
+        sums = list(itertools.accumulate(1 / grammar.parts[name].keep for name in names))
+        name = names[bisect_right(sums, next(left) / _CERTAIN * sums[-1], hi=len(sums) - 1)]
         total -= chosen.pop(name).tokens[several] + (name not in _LEAD)
 
 
