@@ -172,7 +172,11 @@ def quality_focal(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def pose_losses(poses: Poses, keypoints: Tensor, areas: Tensor, owner: Tensor, weight: Tensor) -> dict[str, Tensor]:
-    """Keypoints in units of the OKS spread, who is seen, who is a person, and how good the pose will be."""
+    """Keypoints in units of the OKS spread, who is seen, who is a person, and how good the pose will be.
+
+    The first guess pays for distance; the refinements pay a logarithm of its square, which near the truth is OKS's own
+    exponent and far from it hardly grows: where left and right are in doubt, it is better to choose than to go between.
+    """
     real = weight * (owner >= 0)
     index = owner.clamp_min(0)
     wanted = keypoints.gather(1, index[..., None, None].expand(-1, -1, NUM_KEYPOINTS, 3))
@@ -183,7 +187,8 @@ def pose_losses(poses: Poses, keypoints: Tensor, areas: Tensor, owner: Tensor, w
     losses = {}
     for name, share, places in zip(("coarse", "refined", "final"), STAGES, poses.stages, strict=True):
         error = ((places - wanted[..., :2]) ** 2).sum(-1) / spread**2
-        losses[name] = share * (((1 + error).sqrt() - 1) * known).sum() / total
+        cost = (1 + error).sqrt() - 1 if name == "coarse" else torch.log1p(error / 2)
+        losses[name] = share * (cost * known).sum() / total
     oks = (torch.exp(-error.detach() / 2) * known).sum(-1) / known.sum(-1).clamp_min(1)
     confidence = F.binary_cross_entropy_with_logits(poses.confidence, wanted[..., 2].clamp(0, 1), reduction="none")
     losses["confidence"] = 0.5 * (confidence * real[..., None]).sum() / (real.sum() * NUM_KEYPOINTS).clamp_min(1)
