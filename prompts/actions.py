@@ -1,0 +1,165 @@
+"""The list of actions, built from the small tables in data/actions/ and checked; enlarged from a user's own labels.
+
+    python -m prompts.actions build    write data/actions.tsv anew
+    python -m prompts.actions check    say whether data/actions.tsv is what the tables give
+
+How the tables are written is told in data/README.md. Everything here is deterministic: the same tables give the same
+bytes. A mistake in a table raises `ActionError`, whose message begins with "file:line:".
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+from prompts.tables import ActionError, Section, Tags, expand, load_tags, read_table
+
+DATA: Final = Path(__file__).parent / "data"
+TABLES: Final = DATA / "actions"
+BUILT: Final = DATA / "actions.tsv"
+
+COUNT: Final = 6826
+"""How many actions there are: the number the paper gives for its own list, which was never published."""
+
+PUBLISHED: Final = ("ntu120", "haa500", "hico", "babel")
+"""Sources whose category names are in the tables, in the order of the list. Everything else is `composed`."""
+
+RANGES: Final = ("1-1", "1-3", "2-3")
+HEADER: Final = ("phrase", "source", "label", "people", "tags")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of actions.tsv. `label` is the published category name, or for `composed` the id of the rule."""
+
+    phrase: str
+    source: str
+    label: str
+    people: str
+    tags: tuple[str, ...]
+
+    def line(self) -> str:
+        return "\t".join((self.phrase, self.source, self.label, self.people, ",".join(self.tags))) + "\n"
+
+
+# ------------------------------------------------------------------------------------------------ what a phrase may be
+
+_AN: Final = re.compile(r"\ba ((?!uni(?:[cfv]|t)|uk|us[ei]|eu|one\b|u-)[aeiou]\w*|hour\w*|honest)")
+_A: Final = re.compile(r"\ban ((?![aeiou]|hour|honest|heir|[fhlmnrsx](?:-|\b))\w+)")
+_DANGLING: Final = frozenset(
+    "a an the and or of to from with at for into onto by while against between beside their his her as".split()
+)
+_NUMBERED: Final = re.compile(r"\b(?:his|her|hers|their|theirs|himself|herself|itself|themselves|oneself|own|they)\b")
+
+
+@cache
+def unwanted() -> tuple[tuple[re.Pattern[str], str], ...]:
+    """unwanted.txt: (words, why) for every reason an action is left out."""
+    return tuple(
+        (re.compile(r"\b(?:" + "|".join(w.strip() for _, line in s.lines for w in line.split(",") if w.strip()) + r")\b"), s.head)
+        for s in read_table(TABLES / "unwanted.txt")
+    )
+
+
+def faults(phrase: str) -> list[str]:
+    """What a copy editor would strike in an action phrase; empty for a phrase fit for the list."""
+    words = phrase.split(" ")
+    found = [f"unwanted ({why}): {match[0]!r}" for pattern, why in unwanted() if (match := pattern.search(phrase))]
+    if not re.fullmatch(r"[a-z]+(?:-[a-z]+)*ing", words[0]):
+        found.append("does not begin with an -ing word")
+    if not re.fullmatch(r"[a-z0-9' -]+", phrase) or "  " in phrase or phrase != phrase.strip():
+        found.append("has other signs than small letters, hyphens and single spaces")
+    if any(a == b for a, b in zip(words, words[1:], strict=False)):
+        found.append("has a doubled word")
+    if match := _AN.search(phrase) or _A.search(phrase):
+        found.append(f"has the wrong article: {match[0]!r}")
+    if words[-1] in _DANGLING:
+        found.append(f"ends with {words[-1]!r}")
+    if match := _NUMBERED.search(phrase):
+        found.append(f"does not read for every number of people: {match[0]!r}")
+    if len(words) > 12:
+        found.append("is longer than 12 words")
+    return found
+
+
+# ------------------------------------------------------------------------------------------------ building the list
+
+
+def _rows(section: Section, tags: Tags) -> Iterator[tuple[Row, str]]:
+    """(row, place) for every phrase of a section; the place is "file:line"."""
+    name, *given = section.head.split()
+    published = name in PUBLISHED
+    for where, line in section.lines:
+        text, _, more = line.partition("::")
+        template, equals, label = text.partition("=")
+        if published != bool(equals):
+            raise ActionError(f"{where}: a line of [{name}] is written phrase{' = label' if published else ''}")
+        tokens = [*given, *more.split()]
+        people = [t for t in tokens if t in RANGES]
+        for phrase in expand(template.strip(), where):
+            if wrong := faults(phrase):
+                raise ActionError(f"{where}: {phrase!r} {'; '.join(wrong)}")
+            marks = tags.of(phrase, [t for t in tokens if t not in RANGES], where)
+            who = people[-1] if people else "2-3" if "social" in marks else "1-3"
+            source, said = (name, label.strip()) if published else ("composed", name)
+            yield Row(phrase, source, said, who, marks), where
+
+
+def build(tables: Path = TABLES, count: int = COUNT) -> list[Row]:
+    """The whole list: published categories first, then the composed phrases in the order of their tables.
+
+    Raises ActionError for a fault in a table, for a phrase that is there already, and where the tables do not give
+    exactly `count` phrases.
+    """
+    tags = load_tags(tables)
+    kept: dict[str, Row] = {}
+    for path in [*(tables / f"{source}.txt" for source in PUBLISHED), *sorted(tables.glob("composed_*.txt"))]:
+        for section in read_table(path):
+            for row, where in _rows(section, tags):
+                if row.phrase in kept:
+                    raise ActionError(f"{where}: {row.phrase!r} is in the list already")
+                kept[row.phrase] = row
+    if len(kept) != count:
+        raise ActionError(f"{tables.name}: the tables give {len(kept)} phrases, {count} are wanted")
+    return list(kept.values())
+
+
+def to_tsv(rows: Iterable[Row]) -> str:
+    """The text of an actions.tsv."""
+    return "\t".join(HEADER) + "\n" + "".join(row.line() for row in rows)
+
+
+def counts(rows: Iterable[Row]) -> Counter[str]:
+    """Rows for each source, the composed ones by rule as `composed/rule`."""
+    return Counter(r.source if r.source != "composed" else f"composed/{r.label}" for r in rows)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Build or check; 0 done, 1 the committed list is not what the tables give, 2 a mistake in a table."""
+    parser = argparse.ArgumentParser(prog="python -m prompts.actions", description="Build or check the list of actions.")
+    parser.add_argument("task", choices=("build", "check"))
+    task = parser.parse_args(argv).task
+    try:
+        rows = build()
+    except ActionError as error:
+        print(error, file=sys.stderr)
+        return 2
+    for name, number in sorted(counts(rows).items()):
+        print(f"{number:5d} {name}", file=sys.stderr)
+    if task == "build":
+        BUILT.write_text(to_tsv(rows), encoding="utf-8", newline="\n")
+    elif BUILT.read_text(encoding="utf-8") != to_tsv(rows):
+        print("data/actions.tsv is not what its tables give: python -m prompts.actions build", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
