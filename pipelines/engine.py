@@ -12,6 +12,7 @@ import logging
 import math
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -83,7 +84,8 @@ def run_job(job: Job, make_work: MakeWork, runtime: Runtime) -> JobReport:
             raise UserError(f"cannot write to {job.out}: {error.strerror}") from None
         driver = _Driver(job, runtime, store, held, display, standing)
         if standing.tasks:
-            with ray_session(runtime), _signals(driver):
+            # stdout is for data, and Ray prints what raylets complain of there.
+            with contextlib.redirect_stdout(sys.stderr), ray_session(runtime), _signals(driver):
                 driver.run(make_work)
             with contextlib.suppress(StorageError):
                 dataset.clean(store, wanted)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -15,3 +16,14 @@ def cluster() -> Iterator[str]:
 
     with ray_session(Runtime(workers=6)):
         yield ray.get_runtime_context().gcs_address
+
+
+@pytest.fixture(scope="session")
+def sound(cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A toy dataset made in one go by one worker."""
+    from tests.pipelines.jobs import N, make
+
+    out = tmp_path_factory.mktemp("sound") / "out"
+    report = make(out, workers=1)
+    assert (report.exit_code, report.shards_done, report.accepted, report.stopped) == (0, 5, N, None)
+    return out

@@ -9,7 +9,6 @@ import time
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,32 +17,8 @@ from pipelines.config import UserError
 from pipelines.engine import JobReport, Runtime, run_job
 from pipelines.store import Store
 from tests.pipelines.disks import small_disk
+from tests.pipelines.jobs import SHARD_SIZE, N, keys, make, tables
 from tests.pipelines.toy import Toy, make_job, sample_key
-
-N, SHARD_SIZE = 20, 4
-
-
-def make(out: Path, toy: Toy | None = None, n: int = N, max_attempts: int = 8, **runtime: Any) -> JobReport:
-    job = make_job(str(out), n, SHARD_SIZE, max_attempts)
-    return run_job(job, toy or Toy(), Runtime(**{"workers": 2, **runtime}))
-
-
-def tables(out: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.glob("*/*.parquet"))}
-
-
-def keys(out: Path) -> list[str]:
-    found: list[str] = dataset.open_dataset([str(out)]).to_table(columns=["key"])["key"].to_pylist()
-    return found
-
-
-@pytest.fixture(scope="session")
-def sound(cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A toy dataset made in one go by one worker."""
-    out = tmp_path_factory.mktemp("sound") / "out"
-    report = make(out, workers=1)
-    assert (report.exit_code, report.shards_done, report.accepted, report.stopped) == (0, 5, N, None)
-    return out
 
 
 def test_every_slot_is_there_once_and_the_folder_is_sound(sound: Path) -> None:
