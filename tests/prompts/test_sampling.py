@@ -208,7 +208,7 @@ def test_what_the_image_needs_most_is_said_often(many: list[Prompt]) -> None:
 
 
 def test_articles_are_right(many: list[Prompt]) -> None:
-    vowel = r"(?:[aeio]|u(?!k|ni[cftvq]|s[ei])|8|hour|x-)"
+    vowel = r"(?:[aeio]|u(?!k|ni[cftvq]|s[ei])|8|hour|[xl]-)"
     for prompt in many:
         for wrong in re.findall(rf"\ba {vowel}\S*|\ban (?!{vowel})\S*", prompt.text.lower()):
             assert re.match(r"a (eu|one-|uni|use)", wrong), (wrong, prompt.text)
