@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -76,9 +76,10 @@ class Sampler:
         self.width, self.height = config.width or native[0], config.height or native[1]
         self._place()
         self._negatives: dict[str, tuple[torch.Tensor, ...]] = {}
-        self._decode_stream: torch.cuda.Stream | None = None
+        self._side_stream: torch.cuda.Stream | None = None
         if self.device.type == "cuda":
-            self._decode_stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+            new_stream: Any = torch.cuda.Stream
+            self._side_stream = new_stream(self.device)
 
     def _place(self) -> None:
         pipe, vae = self._pipe, self._pipe.vae
@@ -123,8 +124,8 @@ class Sampler:
             height=self.height,
             output_type="latent",
         ).images
-        if self._decode_stream is not None:
-            torch.cuda.current_stream(self.device).synchronize()  # `decode` reads them on another stream
+        if self._side_stream is not None:
+            torch.cuda.current_stream(self.device).synchronize()  # `decode` may read them on another stream
         assert isinstance(latents, torch.Tensor)
         return latents[: len(prompts)]
 
@@ -134,22 +135,23 @@ class Sampler:
 
         Non-finite numbers become black and are reported.
         """
-        count = len(latents)
-        vae = self._pipe.vae
-        stream = self._decode_stream
-        with torch.cuda.stream(stream) if stream is not None else contextlib.nullcontext():
-            z = torch.cat([latents, latents.new_zeros(self.batch_size - count, *latents.shape[1:])]).to(vae.dtype)
-            mean, std = vae.config.get("latents_mean"), vae.config.get("latents_std")
-            if mean is not None and std is not None:
-                z = z * z.new_tensor(std).view(1, -1, 1, 1) / vae.config.scaling_factor
-                z = z + z.new_tensor(mean).view(1, -1, 1, 1)
-            else:
-                z = z / vae.config.scaling_factor
-            x = vae.decode(z, return_dict=False)[0].float()
-            finite = torch.isfinite(x).flatten(1).all(1)
-            x = torch.nan_to_num(x, nan=-1.0, posinf=-1.0, neginf=-1.0)
-            x = (x / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
-            return Decoded(x[:count].cpu().numpy(), tuple(finite[:count].tolist()))
+        count, vae = len(latents), self._pipe.vae
+        padding = latents.new_zeros(self.batch_size - count, *latents.shape[1:])
+        z = _unscale(torch.cat([latents, padding]).to(vae.dtype), vae.config)
+        x = vae.decode(z, return_dict=False)[0].float()
+        finite = torch.isfinite(x).flatten(1).all(1)
+        x = torch.nan_to_num(x, nan=-1.0, posinf=-1.0, neginf=-1.0)
+        x = (x / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+        return Decoded(x[:count].cpu().numpy(), tuple(finite[:count].tolist()))
+
+    @contextlib.contextmanager
+    def beside(self) -> Iterator[None]:
+        """Run what is inside beside the next `denoise`: on a GPU its kernels do not queue behind the UNet's."""
+        if self._side_stream is None:
+            yield
+            return
+        with torch.cuda.stream(self._side_stream):
+            yield
 
     def empty_latents(self) -> torch.Tensor:
         """Return the latents (C, h, w) of one image, all zero."""
@@ -212,6 +214,16 @@ def _scheduler(own: Any, wanted: str) -> Any:
 
     name, options = SCHEDULERS[wanted]
     return getattr(diffusers, name).from_config(own.config, **options)
+
+
+def _unscale(latents: torch.Tensor, config: Any) -> torch.Tensor:
+    """Undo the scaling that brought the VAE's latents (B, C, h, w) to unit variance."""
+    mean, std = config.get("latents_mean"), config.get("latents_std")
+    scale = float(config.scaling_factor)
+    if mean is None or std is None:
+        return latents / scale
+    shape = (1, -1, 1, 1)
+    return latents * latents.new_tensor(std).view(shape) / scale + latents.new_tensor(mean).view(shape)
 
 
 def _native_size(pipe: Any) -> tuple[int, int]:

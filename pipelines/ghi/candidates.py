@@ -93,10 +93,11 @@ class CandidateMaker:
 
     def finish(self, rows: Sequence[Row], shard: int) -> list[Outcome]:
         """Decode, encode, detect, score and judge drawn rows. May run beside the next `draw`."""
-        self._step("decode", self._decode, rows)
-        self._step("encode", self._encode, rows)
-        self._step("detect", self._detect, rows)
-        self._step("safety", self._score, rows)
+        with self.sampler.beside():
+            self._step("decode", self._decode, rows)
+            self._step("encode", self._encode, rows)
+            self._step("detect", self._detect, rows)
+            self._step("safety", self._score, rows)
         return [self._outcome(row, shard) for row in rows]
 
     def _step(self, stage: str, function: Callable[[Sequence[Row]], None], rows: Sequence[Row]) -> None:
