@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
@@ -19,6 +21,15 @@ from detectors.heatmap import (
 )
 
 coordinate = st.floats(4.0, 59.0, width=32)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Two threads on a busy machine wait for each other most of the time."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def keypoints_at(places: list[tuple[float, float]]) -> torch.Tensor:

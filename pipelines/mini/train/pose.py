@@ -40,6 +40,8 @@ from pipelines.mini.world import random_world
 
 HELD_OUT_SEED: Final = 987_654_321
 """Seed of the pictures that judge the detector; trainings use their own --seed plus the process number."""
+SAVE_EVERY: Final = 250
+"""Steps between two savings of the state, with a small measurement."""
 PEAKS: Final = 3
 """Maxima of the net's own centre map that are learnt from besides the true centres."""
 NEAR: Final = 4.0
@@ -96,7 +98,7 @@ def train(rank: int, args: argparse.Namespace) -> None:
         if rank == 0:
             log.add(step, samples, **{name: float(value.detach()) for name, value in losses.items()})
         step += 1
-        if rank == 0 and (step % 500 == 0 or step == steps):
+        if rank == 0 and (step % SAVE_EVERY == 0 or step == steps):
             keep(args.run, net, optimizer, average, step, samples)
             print(
                 f"{samples} {time.monotonic() - begin:.0f}s",
@@ -119,6 +121,7 @@ def keep(
     save_state(run / "state.pt", state | {"step": step, "samples": samples})
     shipped = {name: value.half().contiguous() for name, value in average.shadow.items() if value.is_floating_point()}
     save_file(shipped, str(_weights(run)))
+    _weights(run).chmod(0o644)
 
 
 def train_step(net: MiniPoseNet, batch: Batch) -> dict[str, Tensor]:

@@ -21,6 +21,9 @@ MOST_PEOPLE: Final = 3
 HARDER: Final = 0.5
 """Share of the pictures that take any articulation, size and view, besides those that do anyway."""
 
+NOTHING: Final = 0.03
+"""Share of the pictures that show no world at all: noise, blotches, a drawing in shuffled pieces."""
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -48,9 +51,14 @@ class Drawings:
         new = size if self.drawn < 4 * size else max(1, round(size * self.fresh))
         rows = [self._draw() for _ in range(new)]
         rows += list(self.rng.integers(0, min(self.drawn, len(self.images)), size - new))
-        made = [augment(self.images[row], self.keypoints[row], self.areas[row], self.rng) for row in rows]
+        made = [self._made(row) for row in rows]
         images, keypoints, areas = zip(*made, strict=True)
         return Batch(np.stack(images), np.stack(keypoints), np.stack(areas))
+
+    def _made(self, row: int) -> tuple[Image, Float32, Float32]:
+        if self.rng.random() < NOTHING:
+            return nothing(self.images[row], self.rng), np.zeros_like(self.keypoints[0]), np.zeros_like(self.areas[0])
+        return augment(self.images[row], self.keypoints[row], self.areas[row], self.rng)
 
     def _draw(self) -> int:
         row = self.drawn % len(self.images)
@@ -104,6 +112,23 @@ def move(image: Image, keypoints: Float32, areas: Float32, rng: np.random.Genera
     out = np.concatenate((places, keypoints[..., 2:]), axis=-1).astype(np.float32) * inside[..., None]
     stays = inside.sum(-1) >= 0.3 * np.maximum(1, (keypoints[..., 2] > 0).sum(-1))
     return moved.astype(np.uint8), out * stays[:, None, None], areas * np.float32(scale**2) * stays
+
+
+def nothing(image: Image, rng: np.random.Generator) -> Image:
+    """A picture in which nobody may be found, as a generator gives that has failed."""
+    size, kind = image.shape[0], rng.integers(3)
+    if kind == 0:
+        flat = rng.uniform(0, 255, 3) + rng.normal(0, rng.uniform(5, 90), (size, size, 3))
+        return np.asarray(np.clip(flat, 0, 255), np.uint8)
+    if kind == 1:
+        cells = int(rng.integers(3, 24))
+        blotches = rng.uniform(0, 255, (cells, cells, 3)).astype(np.float32)
+        return np.asarray(np.clip(cv2.resize(blotches, (size, size), interpolation=cv2.INTER_CUBIC), 0, 255), np.uint8)
+    side = int(rng.choice((4, 8)))
+    count = size // side
+    pieces = image.reshape(count, side, count, side, 3).swapaxes(1, 2).reshape(count**2, side, side, 3)
+    shuffled = rng.permutation(pieces).reshape(count, count, side, side, 3).swapaxes(1, 2)
+    return np.ascontiguousarray(shuffled.reshape(size, size, 3))
 
 
 def wear(image: Image, rng: np.random.Generator) -> Image:

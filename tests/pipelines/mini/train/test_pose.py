@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
 
 from detectors.mini_net import MiniPoseNet, torso_centers
-from detectors.types import FLIP_SWAP
+from detectors.types import FLIP_SWAP, Float32
 from pipelines.mini.train.pose import held_out, train_step
-from pipelines.mini.train.pose_data import WEARS, Drawings, augment, move
+from pipelines.mini.train.pose_data import WEARS, Drawings, Image, augment, move, nothing
 
 
-def dotted(places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Two threads on a busy machine wait for each other most of the time."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def dotted(places: Float32) -> tuple[Image, Float32]:
     """A grey picture with a bright spot at each of 17 places, and those as keypoints of one person."""
     rows, columns = np.mgrid[0:64, 0:64]
     light = np.zeros((64, 64))
@@ -20,14 +31,14 @@ def dotted(places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # type: ignore
         light = np.maximum(light, np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / 4.5))
     keypoints = np.zeros((3, 17, 3), np.float32)
     keypoints[0, :, :2], keypoints[0, :, 2] = places, 1
-    return np.repeat((light * 255)[..., None], 3, axis=2).astype(np.uint8), keypoints
+    return np.asarray(np.repeat((light * 255)[..., None], 3, axis=2), np.uint8), keypoints
 
 
-def spread_places(seed: int) -> np.ndarray:  # type: ignore[type-arg]
+def spread_places(seed: int) -> Float32:
     """17 places at least 7 px apart."""
     rng = np.random.default_rng(seed)
     grid = np.stack(np.meshgrid(np.arange(14, 52, 9), np.arange(14, 52, 9)), -1).reshape(-1, 2)
-    return (rng.permutation(grid)[:17] + rng.uniform(-1, 1, (17, 2))).astype(np.float32)
+    return np.asarray(rng.permutation(grid)[:17] + rng.uniform(-1, 1, (17, 2)), np.float32)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -66,6 +77,15 @@ def test_wear_keeps_shape_and_most_of_the_picture(index: int) -> None:
     assert worn.shape == image.shape
     assert worn.dtype == np.uint8
     assert 0 < np.abs(worn.astype(int) - image).mean() < 40
+
+
+def test_pictures_of_nothing_differ_and_keep_the_pieces_of_a_shuffled_one() -> None:
+    image = held_out(1)[0][0]
+    made = [nothing(image, np.random.default_rng(seed)) for seed in range(12)]
+    assert all(one.shape == image.shape and one.dtype == np.uint8 for one in made)
+    assert len({one.tobytes() for one in made}) == 12
+    shuffled = [one for one in made if np.array_equal(np.sort(one, axis=None), np.sort(image, axis=None))]
+    assert 0 < len(shuffled) < 12
 
 
 def test_the_same_seed_draws_the_same_batches() -> None:
