@@ -5,6 +5,7 @@ The schemas are written here by hand and nowhere else. None means *not measured*
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -292,15 +293,19 @@ def huggingface_features(schema: pa.Schema) -> dict[str, Any]:
 
 def with_file_metadata(table: pa.Table, identity_hash: str) -> pa.Table:
     """The table with the Parquet file metadata of this record: versions, identity and Hugging Face features."""
-    features = huggingface_features(table.schema)
     return table.replace_schema_metadata(
         {
             "humansd.schema_version": str(SCHEMA_VERSION),
             "humansd.data_version": str(DATA_VERSION),
             "humansd.identity": identity_hash,
-            "huggingface": json.dumps({"info": {"features": features}}, sort_keys=False),
+            "huggingface": _huggingface_metadata(table.schema.remove_metadata()),
         }
     )
+
+
+@functools.cache
+def _huggingface_metadata(schema: pa.Schema) -> str:
+    return json.dumps({"info": {"features": huggingface_features(schema)}})
 
 
 def _feature(name: str, kind: pa.DataType) -> Any:

@@ -7,6 +7,7 @@ Parquet file: it all goes into the marker.
 from __future__ import annotations
 
 import datetime
+import functools
 import hashlib
 import json
 import platform
@@ -79,8 +80,8 @@ def done_name(index: int) -> str:
 
 def encode(table: pa.Table, identity_hash: str) -> pa.Buffer:
     """A table as Parquet: zstd but for the image bytes, which are compressed already; row groups of 100 rows."""
+    leaves = _schema_leaves(table.schema.remove_metadata())
     table = record.with_file_metadata(table, identity_hash)
-    leaves = [leaf for field in table.schema for leaf in _leaves(field)]
     plain = [leaf for leaf in leaves if leaf != "image.bytes"]
     sink = pa.BufferOutputStream()
     pq.write_table(
@@ -192,7 +193,8 @@ def read_back(store: Store, done: Done) -> ShardResult | None:
     )
 
 
-def versions() -> dict[str, str]:
+@functools.cache
+def versions() -> Mapping[str, str]:
     """Versions of what decides bytes and speed, for done markers and failure reports."""
     found = {"python": platform.python_version()}
     for name in _VERSIONED:
@@ -206,6 +208,11 @@ def versions() -> dict[str, str]:
 def now() -> str:
     """UTC now, ISO 8601, in seconds."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+@functools.cache
+def _schema_leaves(schema: pa.Schema) -> list[str]:
+    return [leaf for field in schema for leaf in _leaves(field)]
 
 
 def _leaves(field: pa.Field) -> Iterable[str]:
