@@ -228,7 +228,8 @@ def _download(checkpoint: Checkpoint) -> Path:
             image_encoder=None,
         )
     except (OSError, ValueError) as error:
-        raise _unavailable(checkpoint.source, error) from error
+        cause = error.__cause__ if isinstance(error.__cause__, Exception) else error  # diffusers wraps what happened
+        raise _unavailable(checkpoint.source, cause) from error
     check_folder(Path(folder))
     return Path(folder)
 

@@ -96,18 +96,38 @@ class Sampler:
             # Not max-autotune: it picks kernels by timing them, so two workers could draw different bits.
             pipe.unet = torch.compile(pipe.unet, dynamic=False)
 
-    def sample(self, prompts: Sequence[str], negatives: Sequence[str], seeds: Sequence[int]) -> list[Pixels]:
-        """Draw one image for each prompt: RGB uint8 (H, W, 3). Any number of prompts; batches are padded."""
+    def sample(
+        self,
+        prompts: Sequence[str],
+        negatives: Sequence[str],
+        seeds: Sequence[int],
+        *,
+        steps: int | None = None,
+        guidance: float | None = None,
+    ) -> list[Pixels]:
+        """Draw one image for each prompt: RGB uint8 (H, W, 3). Any number of prompts; batches are padded.
+
+        steps, guidance: for this call; the config's by default.
+        """
         images: list[Pixels] = []
         for start in range(0, len(prompts), self.batch_size):
             part = slice(start, start + self.batch_size)
-            decoded = self.decode(self.denoise(prompts[part], negatives[part], seeds[part]))
-            images.extend(decoded.pixels)
+            latents = self.denoise(prompts[part], negatives[part], seeds[part], steps=steps, guidance=guidance)
+            images.extend(self.decode(latents).pixels)
         return images
 
     @torch.inference_mode()
-    def denoise(self, prompts: Sequence[str], negatives: Sequence[str], seeds: Sequence[int]) -> torch.Tensor:
+    def denoise(
+        self,
+        prompts: Sequence[str],
+        negatives: Sequence[str],
+        seeds: Sequence[int],
+        *,
+        steps: int | None = None,
+        guidance: float | None = None,
+    ) -> torch.Tensor:
         """Return the clean latents (b, C, h, w) of b <= B prompts, finished on the device. The batch is padded to B."""
+        scale = self.config.guidance if guidance is None else guidance
         size = self.batch_size
         if not len(prompts) == len(negatives) == len(seeds) <= size:
             raise ValueError(
@@ -115,10 +135,10 @@ class Sampler:
             )
         padding = size - len(prompts)
         latents = self._pipe(
-            **self._encode([*prompts, *[""] * padding], [*negatives, *[""] * padding]),
+            **self._encode([*prompts, *[""] * padding], [*negatives, *[""] * padding] if scale > 1 else None),
             latents=self._noise([*seeds, *[0] * padding]),
-            num_inference_steps=self.config.steps,
-            guidance_scale=self.config.guidance,
+            num_inference_steps=steps or self.config.steps,
+            guidance_scale=scale,
             guidance_rescale=self.config.guidance_rescale,
             width=self.width,
             height=self.height,
@@ -164,11 +184,11 @@ class Sampler:
         noise = [torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed)) for seed in seeds]
         return torch.stack(noise).to(self.device, DTYPES[self.config.dtype])
 
-    def _encode(self, prompts: list[str], negatives: list[str]) -> dict[str, torch.Tensor]:
-        """Return the text embeddings as keyword arguments of the pipeline."""
+    def _encode(self, prompts: list[str], negatives: list[str] | None) -> dict[str, torch.Tensor]:
+        """Return the text embeddings as keyword arguments of the pipeline; `negatives` None where none are used."""
         names = ("prompt_embeds", "pooled_prompt_embeds")  # SD has the first only
         given = dict(zip(names, self._embed(prompts), strict=False))
-        if self.config.guidance > 1:
+        if negatives is not None:
             for negative in sorted(set(negatives) - self._negatives.keys()):
                 self._negatives[negative] = self._embed([negative])
             rows = zip(*(self._negatives[negative] for negative in negatives), strict=True)

@@ -88,6 +88,13 @@ def test_without_guidance_the_negative_prompt_does_nothing(models: dict[str, Pat
     np.testing.assert_array_equal(first, second)
 
 
+def test_steps_and_guidance_can_be_chosen_for_a_call(models: dict[str, Path]) -> None:
+    sampler, other = load(models["sd1"]), load(models["sd1"], steps=2, guidance=1.0)
+    ours = sampler.sample(["a"], ["x"], [1], steps=2, guidance=1.0)[0]
+    np.testing.assert_array_equal(ours, other.sample(["a"], ["x"], [1])[0])
+    assert (ours != sampler.sample(["a"], ["x"], [1])[0]).any()
+
+
 def test_size_can_be_chosen(models: dict[str, Path]) -> None:
     sampler = load(models["sd1"], width=48, height=16)
     assert sampler.sample(["a"], [""], [1])[0].shape == (16, 48, 3)
