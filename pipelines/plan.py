@@ -28,6 +28,9 @@ DRAWS: Final = 2000
 POOLING: Final = 2.0
 """Pseudo-counts with which a cell's accept rate leans on that of all scenes with as many people."""
 
+SURPLUS: Final = "surplus"
+"""Ledger reason of a candidate that passed every gate, but whose slot a lower attempt fills."""
+
 Cell = tuple[str, int]
 """A scene and a number of people."""
 
@@ -148,11 +151,12 @@ def from_dataset(out: str) -> Measured:
     cells: dict[Cell, tuple[int, int]] = {}
     for d in done:
         accepted = shards.read_table(store, "shards", d.shard, ["scene", "prompt"]).to_pylist()
-        ledger = shards.read_table(store, "ledger", d.shard, ["scene", "asked_people"]).to_pylist()
+        ledger = shards.read_table(store, "ledger", d.shard, ["scene", "asked_people", "reason"]).to_pylist()
         for row in accepted:
             _add(cells, (row["scene"], row["prompt"]["num_people"]), True)
         for row in ledger:
-            _add(cells, (row["scene"], row["asked_people"]), False)
+            if row["scene"] is not None:  # else it failed before it had a prompt
+                _add(cells, (row["scene"], row["asked_people"]), row["reason"] == SURPLUS)
     return Measured(
         cells=cells,
         seconds=tuple(d.seconds["total"] for d in done),

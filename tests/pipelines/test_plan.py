@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.config import UserError
+from pipelines.ghi import candidates
 from pipelines.ghi.config import GhiConfig
 from pipelines.plan import (
     Cell,
@@ -92,6 +93,14 @@ def test_a_dataset_tells_what_it_took(tmp_path: Path) -> None:
     assert found.images_per_second == pytest.approx(18 / (3 * WORKER_SECONDS))
     shards = list(Path(out, "shards").iterdir())
     assert found.bytes_accepted == pytest.approx(sum(path.stat().st_size for path in shards) / 11)
+
+
+def test_surplus_passed_its_gates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert candidates.SURPLUS.reason == SURPLUS
+    out = str(tmp_path / "out")
+    write_dataset(Path(out), 1)
+    monkeypatch.setattr("pipelines.plan.SURPLUS", "too_few")
+    assert sum(accepted for accepted, _ in from_dataset(out).cells.values()) == SHARD + 2
 
 
 def test_a_dataset_without_shards_tells_nothing(tmp_path: Path) -> None:
