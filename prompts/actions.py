@@ -10,15 +10,18 @@ bytes. A mistake in a table raises `ActionError`, whose message begins with "fil
 from __future__ import annotations
 
 import argparse
+import itertools
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Final
 
+from prompts.grammar import copy_grammar, load_grammar
+from prompts.labels import Label, read_labels, to_phrase, verb_forms
 from prompts.tables import ActionError, Section, Tags, expand, load_tags, read_table
 
 DATA: Final = Path(__file__).parent / "data"
@@ -52,9 +55,9 @@ class Row:
 # ------------------------------------------------------------------------------------------------ what a phrase may be
 
 _AN: Final = re.compile(r"\ba ((?!uni(?:[cfv]|t)|uk|us[ei]|eu|one\b|u-)[aeiou]\w*|hour\w*|honest)")
-_A: Final = re.compile(r"\ban ((?![aeiou]|hour|honest|heir|[fhlmnrsx](?:-|\b))\w+)")
-_DANGLING: Final = frozenset(
-    "a an the and or of to from with at for into onto by while against between beside their his her as".split()
+_A: Final = re.compile(r"\ban ((?![aeiou]|hour|honest|heir|[fhlmnrsx](?:-|\b))\w+|(?:uni[cfvt]|uk|us[ei]|eu|one\b)\w*)")
+_DANGLING: Final = re.compile(
+    r"\b(?:an?|the|and|or|of|to|from|with|at|for|into|onto|by|while|against|between|beside|as)$"
 )
 _NUMBERED: Final = re.compile(r"\b(?:his|her|hers|their|theirs|himself|herself|itself|themselves|oneself|own|they)\b")
 
@@ -62,10 +65,11 @@ _NUMBERED: Final = re.compile(r"\b(?:his|her|hers|their|theirs|himself|herself|i
 @cache
 def unwanted() -> tuple[tuple[re.Pattern[str], str], ...]:
     """unwanted.txt: (words, why) for every reason an action is left out."""
-    return tuple(
-        (re.compile(r"\b(?:" + "|".join(w.strip() for _, line in s.lines for w in line.split(",") if w.strip()) + r")\b"), s.head)
-        for s in read_table(TABLES / "unwanted.txt")
-    )
+    reasons = []
+    for section in read_table(TABLES / "unwanted.txt"):
+        words = [word.strip() for _, line in section.lines for word in line.split(",") if word.strip()]
+        reasons.append((re.compile(rf"\b(?:{'|'.join(words)})\b"), section.head))
+    return tuple(reasons)
 
 
 def faults(phrase: str) -> list[str]:
@@ -76,12 +80,12 @@ def faults(phrase: str) -> list[str]:
         found.append("does not begin with an -ing word")
     if not re.fullmatch(r"[a-z0-9' -]+", phrase) or "  " in phrase or phrase != phrase.strip():
         found.append("has other signs than small letters, hyphens and single spaces")
-    if any(a == b for a, b in zip(words, words[1:], strict=False)):
+    if any(a == b for a, b in itertools.pairwise(words)):
         found.append("has a doubled word")
     if match := _AN.search(phrase) or _A.search(phrase):
         found.append(f"has the wrong article: {match[0]!r}")
-    if words[-1] in _DANGLING:
-        found.append(f"ends with {words[-1]!r}")
+    if match := _DANGLING.search(phrase):
+        found.append(f"ends with {match[0]!r}")
     if match := _NUMBERED.search(phrase):
         found.append(f"does not read for every number of people: {match[0]!r}")
     if len(words) > 12:
@@ -141,9 +145,67 @@ def counts(rows: Iterable[Row]) -> Counter[str]:
     return Counter(r.source if r.source != "composed" else f"composed/{r.label}" for r in rows)
 
 
+# ------------------------------------------------------------------------------------------------ a user's own labels
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """What an import did: the rows added, and how many labels were left out for which reason."""
+
+    added: tuple[Row, ...]
+    left_out: Counter[str]
+
+
+def import_labels(path: Path, kind: str, out_dir: Path, base: Path = DATA) -> Imported:
+    """Add the labels of a user's own copy of BABEL or HuMMan to the actions of a grammar folder.
+
+    path: a file, or a folder of them, as prompts/labels.py tells. kind: "babel" or "humman". out_dir: becomes a copy
+    of the grammar folder `base` with more actions, for `[grammar] dir`; it must not exist or be empty, or be `base`
+    itself, so that one import can follow another. What the rules of `faults` strike is left out, as is what is there
+    already. Deterministic. Raises ActionError for a file that is not of the published form, naming file and record.
+    """
+    labels = read_labels(path, kind)
+    same = out_dir.resolve() == base.resolve()
+    if out_dir.resolve() == DATA.resolve() or (out_dir.exists() and not out_dir.is_dir()):
+        raise ActionError(f"{out_dir}: not a folder for a grammar of your own")
+    if out_dir.is_dir() and any(out_dir.iterdir()) and not same:
+        raise ActionError(f"{out_dir}: is not empty")
+    text = (base / "actions.tsv").read_text(encoding="utf-8")
+    result = _sift(labels, kind, {line.split("\t")[0] for line in text.splitlines()})
+    if not same:
+        copy_grammar(base, out_dir)
+    more = "".join(row.line() for row in result.added)
+    (out_dir / "actions.tsv").write_text(text + more, encoding="utf-8", newline="\n")
+    load_grammar(out_dir)
+    return result
+
+
+def _sift(labels: Iterable[Label], kind: str, known: Set[str]) -> Imported:
+    """Rows for the labels that are fit and not yet among the phrases `known`."""
+    tags = load_tags(TABLES)
+    things = {match[1] for phrase in known if (match := re.search(r"\ban? (\w+)$", phrase))}
+    forms, added, left_out = verb_forms(tags.verbs), dict[str, Row](), Counter[str]()
+    given = ["exercise"] if kind == "humman" else []
+    for label in labels:
+        phrase = to_phrase(label.text, kind, forms, things)
+        wrong = faults(phrase) if phrase else ["has no verb that we know"]
+        if phrase is None or wrong:
+            left_out[wrong[0].split(": ")[0]] += 1
+        elif phrase in known or phrase in added:
+            left_out["is there already"] += 1
+        else:
+            marks = tags.of(phrase, given, label.where)
+            said = " ".join(label.text.split())
+            added[phrase] = Row(phrase, kind, said, "2-3" if "social" in marks else "1-3", marks)
+    return Imported(tuple(added.values()), left_out)
+
+
+# ------------------------------------------------------------------------------------------------ command line
+
+
 def main(argv: list[str] | None = None) -> int:
     """Build or check; 0 done, 1 the committed list is not what the tables give, 2 a mistake in a table."""
-    parser = argparse.ArgumentParser(prog="python -m prompts.actions", description="Build or check the list of actions.")
+    parser = argparse.ArgumentParser(prog="python -m prompts.actions", description="The list of actions.")
     parser.add_argument("task", choices=("build", "check"))
     task = parser.parse_args(argv).task
     try:

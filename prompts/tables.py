@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-
 NO_TAG = "no tag"
-"""Header of the words of tags.txt that bring nothing: they only keep a shorter word inside them from bringing its tag."""
+"""Header of the words of tags.txt that bring nothing: they keep a shorter word inside them from bringing its tag."""
 
 
 SETTLED = frozenset(
@@ -84,9 +83,6 @@ class Tags:
     tag_of: dict[str, tuple[str, ...]]
     verbs: dict[str, tuple[str, ...]]
 
-    def order(self, tag: str) -> int:
-        return tuple(self.meaning).index(tag)
-
     def of(self, phrase: str, given: Sequence[str], where: str) -> tuple[str, ...]:
         """Tags of a phrase in the closed list's order; `given` are its line's and section's, `-tag` takes one away.
 
@@ -107,7 +103,8 @@ class Tags:
         unknown = sorted(tags - set(self.meaning))
         if unknown:
             raise ActionError(f"{where}: not in the closed list of tags: {', '.join(unknown)}")
-        return tuple(sorted(tags - {t[1:] for t in given if t.startswith("-")}, key=self.order))
+        tags -= {t[1:] for t in given if t.startswith("-")}
+        return tuple(tag for tag in self.meaning if tag in tags)
 
 
 def load_tags(tables: Path) -> Tags:
