@@ -11,6 +11,7 @@ from pipelines.config import UserError
 from pipelines.ghi import candidates
 from pipelines.ghi.config import GhiConfig
 from pipelines.plan import (
+    SURPLUS,
     Cell,
     Measured,
     Plan,
