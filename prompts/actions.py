@@ -14,7 +14,7 @@ import itertools
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -22,7 +22,9 @@ from typing import Final
 
 from prompts.grammar import copy_grammar, load_grammar
 from prompts.labels import Label, read_labels, to_phrase, verb_forms
-from prompts.tables import ActionError, Section, Tags, expand, load_tags, read_table
+from prompts.phrases import MAX_PHRASE_TOKENS
+from prompts.tables import ActionError, Section, Tags, expand, load_tags, read_sections
+from prompts.tokens import count_tokens, read_table
 
 DATA: Final = Path(__file__).parent / "data"
 TABLES: Final = DATA / "actions"
@@ -66,7 +68,7 @@ _NUMBERED: Final = re.compile(r"\b(?:his|her|hers|their|theirs|himself|herself|i
 def unwanted() -> tuple[tuple[re.Pattern[str], str], ...]:
     """unwanted.txt: (words, why) for every reason an action is left out."""
     reasons = []
-    for section in read_table(TABLES / "unwanted.txt"):
+    for section in read_sections(TABLES / "unwanted.txt"):
         words = [word.strip() for _, line in section.lines for word in line.split(",") if word.strip()]
         reasons.append((re.compile(rf"\b(?:{'|'.join(words)})\b"), section.head))
     return tuple(reasons)
@@ -125,7 +127,7 @@ def build(tables: Path = TABLES, count: int = COUNT) -> list[Row]:
     tags = load_tags(tables)
     kept: dict[str, Row] = {}
     for path in [*(tables / f"{source}.txt" for source in PUBLISHED), *sorted(tables.glob("composed_*.txt"))]:
-        for section in read_table(path):
+        for section in read_sections(path):
             for row, where in _rows(section, tags):
                 if row.phrase in kept:
                     raise ActionError(f"{where}: {row.phrase!r} is in the list already")
@@ -171,7 +173,8 @@ def import_labels(path: Path, kind: str, out_dir: Path, base: Path = DATA) -> Im
     if out_dir.is_dir() and any(out_dir.iterdir()) and not same:
         raise ActionError(f"{out_dir}: is not empty")
     text = (base / "actions.tsv").read_text(encoding="utf-8")
-    result = _sift(labels, kind, {line.split("\t")[0] for line in text.splitlines()})
+    tokens = read_table(base / "tokens.tsv") if (base / "tokens.tsv").is_file() else {}
+    result = _sift(labels, kind, {line.split("\t")[0] for line in text.splitlines()}, tokens)
     if not same:
         copy_grammar(base, out_dir)
     more = "".join(row.line() for row in result.added)
@@ -180,8 +183,8 @@ def import_labels(path: Path, kind: str, out_dir: Path, base: Path = DATA) -> Im
     return result
 
 
-def _sift(labels: Iterable[Label], kind: str, known: Set[str]) -> Imported:
-    """Rows for the labels that are fit and not yet among the phrases `known`."""
+def _sift(labels: Iterable[Label], kind: str, known: Set[str], tokens: Mapping[str, int]) -> Imported:
+    """Rows for the labels that are fit and not yet among the phrases `known`. tokens: piece → CLIP tokens."""
     tags = load_tags(TABLES)
     things = {match[1] for phrase in known if (match := re.search(r"\ban? (\w+)$", phrase))}
     forms, added, left_out = verb_forms(tags.verbs), dict[str, Row](), Counter[str]()
@@ -193,6 +196,8 @@ def _sift(labels: Iterable[Label], kind: str, known: Set[str]) -> Imported:
             left_out[wrong[0].split(": ")[0]] += 1
         elif phrase in known or phrase in added:
             left_out["is there already"] += 1
+        elif count_tokens(phrase, tokens) > MAX_PHRASE_TOKENS:
+            left_out[f"takes more than {MAX_PHRASE_TOKENS} CLIP tokens"] += 1
         else:
             marks = tags.of(phrase, given, label.where)
             said = " ".join(label.text.split())

@@ -31,7 +31,7 @@ class Section:
     lines: list[tuple[str, str]] = field(default_factory=list)
 
 
-def read_table(path: Path) -> list[Section]:
+def read_sections(path: Path) -> list[Section]:
     """Sections of a table; lines that begin with `#` and empty lines are left out, `@name` stands for its list."""
     sections: list[Section] = []
     lists: dict[str, str] = {}
@@ -112,7 +112,7 @@ def load_tags(tables: Path) -> Tags:
     meaning: dict[str, str] = {}
     implied: dict[str, tuple[str, ...]] = {}
     tag_of: dict[str, tuple[str, ...]] = {}
-    for section in read_table(tables / "tags.txt"):
+    for section in read_sections(tables / "tags.txt"):
         names, _, said = section.head.partition(":")
         tag, _, more = (part.strip() for part in names.partition(">"))
         brings = () if tag == NO_TAG else (tag,)
@@ -123,7 +123,7 @@ def load_tags(tables: Path) -> Tags:
             for words in filter(None, (w.strip() for w in line.split(","))):
                 tag_of[words] = (*tag_of.get(words, ()), *brings)
     verbs: dict[str, tuple[str, ...]] = {}
-    for section in read_table(tables / "verbs.txt"):
+    for section in read_sections(tables / "verbs.txt"):
         for where, line in section.lines:
             for verb in line.split():
                 if verb in verbs:

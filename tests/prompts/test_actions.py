@@ -271,12 +271,15 @@ def test_labels_of_babel_join_a_copy(tmp_path: Path) -> None:
 
 
 def test_a_second_import_follows_the_first(tmp_path: Path) -> None:
-    (tmp_path / "names.txt").write_text("a000001,wall lean wall leans\na000002\tankle hold l\n", encoding="utf-8")
+    (tmp_path / "names.txt").write_text(
+        "a000001,wall lean wall leans\na000002\tankle hold l\na3,swing incomprehensibilities\n", encoding="utf-8"
+    )
     (tmp_path / "names.json").write_text(json.dumps({"a3": "elbow tap"}), encoding="utf-8")
     out = tmp_path / "mine"
     first = import_labels(tmp_path / "names.txt", "humman", out)
     assert [row.phrase for row in first.added] == ["doing wall leans", "doing an ankle hold on the left"]
     assert "exercise" in first.added[0].tags
+    assert first.left_out == {"takes more than 20 CLIP tokens": 1}
     second = import_labels(tmp_path / "names.json", "humman", out, base=out)
     assert [row.phrase for row in second.added] == ["doing an elbow tap"]
     assert len((out / "actions.tsv").read_text(encoding="utf-8").splitlines()) == 1 + COUNT + 3
