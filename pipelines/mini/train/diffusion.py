@@ -26,8 +26,8 @@ STRIDE = 100_000
 """Pictures a part, and the grammar indices a part may take them from."""
 CONFIG: dict[str, Any] = {
     "sample_size": 16,
-    "in_channels": 4,
-    "out_channels": 4,
+    "in_channels": 8,
+    "out_channels": 8,
     "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
     "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
     "block_out_channels": (64, 96, 128),
@@ -86,7 +86,7 @@ def draw_part(run: Path, clip: Path, part: int, seed: int) -> None:
 
 
 def encode_part(run: Path, vae: Path, clip: Path, part: int) -> None:
-    """Keep a part's latents (N, 4, 16, 16) and text states (N, 77, 128), float16."""
+    """Keep a part's latents (N, 8, 16, 16) and text states (N, 77, 128), float16."""
     from diffusers import AutoencoderKL
     from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -94,7 +94,7 @@ def encode_part(run: Path, vae: Path, clip: Path, part: int) -> None:
         return
     autoencoder, encoder = AutoencoderKL.from_pretrained(vae), CLIPTextModel.from_pretrained(clip)
     images, tokens = np.load(run / f"images-{part}.npy"), np.load(run / f"tokens-{part}.npy")
-    latents, texts = np.empty((PART, 4, 16, 16), np.float16), np.empty((PART, 77, 128), np.float16)
+    latents, texts = np.empty((PART, 8, 16, 16), np.float16), np.empty((PART, 77, 128), np.float16)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         for start in range(0, PART, 100):
             rows = slice(start, start + 100)
