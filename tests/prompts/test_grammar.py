@@ -367,3 +367,15 @@ def test_a_table_that_is_not_text_is_named(mine: Path) -> None:
     (mine / "parts" / "mood.tsv").write_bytes(b"weight\ttext\n1\t\xff\n")
     with pytest.raises(GrammarError, match=r"mood\.tsv:1: not UTF-8 text"):
         load_grammar(mine)
+
+
+def test_the_guide_to_the_tables_is_true(capsys: pytest.CaptureFixture[str]) -> None:
+    guide = (DATA.parent / "README.md").read_text()
+    block = re.search(r"```python\n(.*?)```", guide, re.DOTALL)
+    assert block
+    exec(block[1], {})
+    assert " of " in capsys.readouterr().out
+    order = re.search(r"drawn in this\s+order.*?: (.*?)\.\n", guide, re.DOTALL)
+    assert order
+    assert tuple(re.split(r",\s+", order[1])) == DRAWN
+    assert all((DATA / name).exists() for name in re.findall(r"^\| `([\w.]+\.tsv)`", guide, re.MULTILINE))
