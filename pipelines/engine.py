@@ -64,9 +64,10 @@ def run_job(job: Job, make_work: MakeWork, runtime: Runtime) -> JobReport:
     store = Store(job.out)
     fields = ("source", "identity_hash", "identity", "n", "shard_size", "max_attempts", "config")
     manifest = dataset.Manifest(**{name: getattr(job, name) for name in fields})
-    wanted = manifest.shards if job.shards is None else job.shards
-    if not 0 <= wanted.start < wanted.stop <= manifest.shards.stop:
-        raise UserError(f"--shards {wanted.start}:{wanted.stop}: the dataset has the shards 0:{manifest.shards.stop}")
+    asked, last = manifest.shards if job.shards is None else job.shards, manifest.shards.stop
+    wanted = range(asked.start, min(asked.stop, last))
+    if wanted.start < 0 or not wanted:
+        raise UserError(f"--shards {asked.start}:{asked.stop}: the dataset has the shards 0:{last}")
     run = lease.new_run()
     with contextlib.closing(Display(store, run)) as display, contextlib.ExitStack() as stack:
         try:

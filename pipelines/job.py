@@ -15,7 +15,8 @@ class Job:
     identity, identity_hash: what `pipelines.config.identity` returned; OUT holds one identity only.
     config: the whole resolved config, for dataset.json. n, max_attempts: the extendable keys; they may only grow.
     shard_size: slots a shard; shard i holds slots i * shard_size … min((i + 1) * shard_size, n) - 1.
-    shards: the shards this driver works on (`--shards A:B`); None = all. Drivers of one OUT need disjoint ranges.
+    shards: the shards this driver works on (`--shards A:B`); None = all; what lies beyond the last is left out.
+        Drivers of one OUT need disjoint ranges.
     files: more files for OUT, by path below it (`grammar/scenes.tsv`, `README.md`).
     """
 
