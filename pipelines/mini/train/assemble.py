@@ -57,17 +57,17 @@ def assemble(vae: Path, clip: Path, unet: Path, out: Path) -> None:
         shutil.rmtree(out / name, ignore_errors=True)
     tokenizer = CLIPTokenizer.from_pretrained(clip)
     pipeline = StableDiffusionPipeline(
-        vae=AutoencoderKL.from_pretrained(vae).to(half),  # type: ignore[no-untyped-call]
-        text_encoder=CLIPTextModel.from_pretrained(clip).to(half),
+        vae=AutoencoderKL.from_pretrained(vae, torch_dtype=half),
+        text_encoder=CLIPTextModel.from_pretrained(clip, dtype=half),
         tokenizer=tokenizer,
-        unet=UNet2DConditionModel.from_pretrained(unet).to(half),  # type: ignore[no-untyped-call]
-        scheduler=DDIMScheduler(**SCHEDULER, clip_sample=False, set_alpha_to_one=True),  # type: ignore[no-untyped-call]
+        unet=UNet2DConditionModel.from_pretrained(unet, torch_dtype=half),
+        scheduler=DDIMScheduler(**SCHEDULER, clip_sample=False, steps_offset=1),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
     )
     pipeline.save_pretrained(out / "sd")
-    CLIPModel.from_pretrained(clip).to(half).save_pretrained(out / "clip")
+    CLIPModel.from_pretrained(clip, dtype=half).save_pretrained(out / "clip")
     tokenizer.save_pretrained(out / "clip")
     CLIPImageProcessor.from_pretrained(clip).save_pretrained(out / "clip")
     (out / "sd" / "README.md").write_text(SD_CARD)
