@@ -1,0 +1,64 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipelines.clip import ClipScorer
+from pipelines.mini import evaluate
+from pipelines.mini.render import draw
+from pipelines.mini.world import SCENES, World
+from prompts.grammar import load_grammar
+from prompts.sampling import prompt_at
+
+MINI = Path(evaluate.__file__).parent
+
+
+def test_the_shipped_models_are_small_and_hold_no_pickle() -> None:
+    detectors = MINI.parent.parent / "detectors"
+    weights = [*MINI.rglob("*.safetensors"), *detectors.glob("*.safetensors")]
+    assert len(weights) == 5  # UNet, autoencoder, text encoder, CLIP, pose
+    assert sum(path.stat().st_size for path in weights) < 25e6
+    assert not [path for path in MINI.rglob("*") if path.suffix in (".bin", ".pt", ".ckpt", ".pkl")]
+
+
+def test_clip_tells_the_scenes_of_drawn_pictures() -> None:
+    scorer = ClipScorer()
+    prototypes = evaluate.scene_prototypes(scorer)
+    pictures, names = [], []
+    for scene in SCENES:
+        for seed in range(4):
+            pictures.append(draw(World(scene, 1 + seed % 3), np.random.default_rng(seed)).image)
+            names.append(scene)
+    told = [SCENES[i] for i in (scorer.images(pictures) @ prototypes.T).argmax(1)]
+    assert np.mean([a == b for a, b in zip(told, names, strict=True)]) >= 0.9
+
+
+def test_scores_lie_between_0_and_100_and_prefer_the_own_caption() -> None:
+    scorer = ClipScorer()
+    texts = ["an oil painting of a man in a red shirt running", "a pencil sketch of three women sitting"]
+    pictures = [
+        draw(World("oil-painting", 1, pose="run", top="red"), np.random.default_rng(0)).image,
+        draw(World("sketch", 3, pose="sit", long_hair=True), np.random.default_rng(0)).image,
+    ]
+    own, other = scorer.score(pictures, texts), scorer.score(pictures, texts[::-1])
+    assert ((own >= 0) & (own <= 100)).all()
+    assert (own > other).all()
+
+
+def test_pictures_of_a_prompt_are_sampled_and_gridded(tmp_path: Path) -> None:
+    asked = [prompt_at(load_grammar(), 1, index) for index in range(4)]
+    images, seconds = evaluate.sample(asked)
+    assert len(images) == 4
+    assert all(image.shape == (64, 64, 3) for image in images)
+    assert seconds > 0
+    evaluate.write_grid(tmp_path / "grid.png", asked, images)
+    assert (tmp_path / "grid.png").stat().st_size > 1000
+
+
+@pytest.mark.slow
+def test_the_miniature_models_reach_their_bars(tmp_path: Path) -> None:
+    figures = evaluate.run(tmp_path)
+    assert figures["right_number"] >= 0.85
+    assert figures["right_scene"] >= 0.90
+    assert figures["mini_pose"]["ap"] >= 0.75
+    assert figures["mini_pose"]["false_people"] <= 0.03
