@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 from pathlib import Path
 
@@ -70,5 +71,9 @@ def assemble(vae: Path, clip: Path, unet: Path, out: Path) -> None:
     CLIPModel.from_pretrained(clip, dtype=half).save_pretrained(out / "clip")
     tokenizer.save_pretrained(out / "clip")
     CLIPImageProcessor.from_pretrained(clip).save_pretrained(out / "clip")
+    for file in [*(out / "sd").rglob("config.json"), *(out / "clip").rglob("config.json")]:
+        config = json.loads(file.read_text())
+        config.pop("_name_or_path", None)  # where it was trained is of no use to anybody
+        file.write_text(json.dumps(config, indent=2) + "\n")
     (out / "sd" / "README.md").write_text(SD_CARD)
     (out / "clip" / "README.md").write_text(CLIP_CARD)

@@ -1,4 +1,5 @@
 import argparse
+import itertools
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ def test_rate_rises_then_falls_to_a_twentieth() -> None:
     rates = [common.cosine(step, 1000, 1.0, warmup=100) for step in range(1001)]
     assert rates[0] == pytest.approx(0.01)
     assert rates[99] == rates[100] == 1.0
-    assert all(a >= b for a, b in zip(rates[100:], rates[101:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(rates[100:]))
     assert rates[1000] == pytest.approx(0.05)
 
 

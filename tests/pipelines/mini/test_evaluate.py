@@ -19,6 +19,7 @@ def test_the_shipped_models_are_small_and_hold_no_pickle() -> None:
     assert len(weights) == 5  # UNet, autoencoder, text encoder, CLIP, pose
     assert sum(path.stat().st_size for path in weights) < 25e6
     assert not [path for path in MINI.rglob("*") if path.suffix in (".bin", ".pt", ".ckpt", ".pkl")]
+    assert not [path for path in MINI.rglob("*.json") if "_name_or_path" in path.read_text()]
 
 
 def test_clip_tells_the_scenes_of_drawn_pictures() -> None:
@@ -31,18 +32,6 @@ def test_clip_tells_the_scenes_of_drawn_pictures() -> None:
             names.append(scene)
     told = [SCENES[i] for i in (scorer.images(pictures) @ prototypes.T).argmax(1)]
     assert np.mean([a == b for a, b in zip(told, names, strict=True)]) >= 0.9
-
-
-def test_scores_lie_between_0_and_100_and_prefer_the_own_caption() -> None:
-    scorer = ClipScorer()
-    texts = ["an oil painting of a man in a red shirt running", "a pencil sketch of three women sitting"]
-    pictures = [
-        draw(World("oil-painting", 1, pose="run", top="red"), np.random.default_rng(0)).image,
-        draw(World("sketch", 3, pose="sit", long_hair=True), np.random.default_rng(0)).image,
-    ]
-    own, other = scorer.score(pictures, texts), scorer.score(pictures, texts[::-1])
-    assert ((own >= 0) & (own <= 100)).all()
-    assert (own > other).all()
 
 
 def test_pictures_of_a_prompt_are_sampled_and_gridded(tmp_path: Path) -> None:

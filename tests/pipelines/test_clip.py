@@ -1,0 +1,26 @@
+import numpy as np
+
+from pipelines.clip import ClipScorer
+from pipelines.mini.render import draw
+from pipelines.mini.world import World
+
+TEXTS = ["an oil painting of a man in a red shirt running", "a pencil sketch of three women sitting"]
+
+
+def test_scores_lie_between_0_and_100_and_prefer_the_own_caption() -> None:
+    scorer = ClipScorer()
+    pictures = [
+        draw(World("oil-painting", 1, pose="run", top="red"), np.random.default_rng(0)).image,
+        draw(World("sketch", 3, pose="sit", long_hair=True), np.random.default_rng(0)).image,
+    ]
+    own, other = scorer.score(pictures, TEXTS), scorer.score(pictures, TEXTS[::-1])
+    assert ((own >= 0) & (own <= 100)).all()
+    assert (own > other).all()
+
+
+def test_embeddings_are_unit_vectors_and_take_any_text_and_size() -> None:
+    scorer = ClipScorer()
+    texts = scorer.texts(["", "word " * 200, "ein völlig fremder Satz"])
+    images = scorer.images([np.zeros((64, 64, 3), np.uint8), np.full((90, 130, 3), 200, np.uint8)])
+    assert texts.shape[1] == images.shape[1]
+    assert np.allclose(np.linalg.norm(np.concatenate([texts, images]), axis=1), 1, atol=1e-5)
