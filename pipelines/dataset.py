@@ -276,7 +276,7 @@ def _verify_file(store: Store, name: str, expected: shards.FileInfo) -> str | No
     if hashlib.sha256(data).hexdigest() != expected.sha256:
         return "does not have the sha256 of its done marker"
     try:
-        rows = pq.read_table(pa.BufferReader(data)).num_rows
+        rows = shards.read_parquet(pa.BufferReader(data)).num_rows
     except (pa.ArrowInvalid, OSError) as error:
         return f"is not readable: {str(error).splitlines()[0]}"
     return None if rows == expected.rows else f"has {rows} rows, its done marker says {expected.rows}"
