@@ -29,6 +29,7 @@ models_app = typer.Typer(help="The checkpoints that can be used: what there is, 
 def register(app: typer.Typer) -> None:
     """Add every command to the command line, in the order that `--help` shows."""
     app.command(epilog=examples("humansd demo", "humansd demo --out /data/demo"))(demo)
+    prompts_app.add_typer(actions_app, name="actions")
     app.add_typer(prompts_app, name="prompts")
     app.command(
         epilog=examples(
@@ -114,6 +115,41 @@ def prompts(
         prompt_table.write_lines(wanted)
     elif out is None:
         prompt_table.write_text(wanted)
+
+
+@actions_app.command(
+    "import",
+    epilog=examples(
+        "humansd prompts actions import --babel babel_v1.0_release --out my-grammar",
+        "humansd prompts actions import --humman action_names.txt --out my-grammar",
+    ),
+)
+def actions_import(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Your grammar folder: made, or added to if it is there.")],
+    babel: Annotated[Path | None, typer.Option(metavar="PATH", help="Your copy of BABEL: a file or a folder.")] = None,
+    humman: Annotated[Path | None, typer.Option(metavar="PATH", help="HuMMan's action names: text or JSON.")] = None,
+    json: options.Json = False,
+) -> None:
+    """Add action labels from your own licensed copy of BABEL or HuMMan to a grammar folder of yours.
+
+    Use it with --set grammar.dir=DIR. Neither data set may be passed on, so do not publish the folder.
+    """
+    from prompts.actions import DATA, import_labels
+
+    given = {"babel": babel, "humman": humman}
+    if not any(given.values()):
+        raise UserError("nothing to import: give --babel PATH or --humman PATH")
+    for kind, path in given.items():
+        if path is None:
+            continue
+        done = import_labels(path, kind, out, out if (out / "actions.tsv").is_file() else DATA)
+        if json:
+            options.print_json({"from": kind, "added": len(done.added), "left_out": dict(done.left_out)})
+        else:
+            print(f"{kind}: {len(done.added):,} actions added")
+            for reason, number in done.left_out.most_common():
+                print(f"  {number:,} left out: {reason}")
+    options.say(f"humansd ghi --set grammar.dir={out} … uses them")
 
 
 def ghi(

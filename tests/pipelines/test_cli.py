@@ -144,6 +144,8 @@ def test_the_module_is_the_command(out: str) -> None:
         (["models", "check", "absent"], "unknown model 'absent'"),
         (["models", "fetch", "absent"], "unknown model 'absent'"),
         (["models"], "Missing command"),
+        (["prompts", "actions", "import", "--out", "x"], "give --babel PATH or --humman PATH"),
+        (["prompts", "actions", "import", "--out", "x", "--babel", "absent"], "absent: no such file"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(
@@ -205,6 +207,19 @@ def test_prompts_are_printed_written_and_counted(tmp_path: Path, capsys: pytest.
     assert sum(counted["people"].values()) == 1000
     assert run("prompts", "--n", "100", "--scenes", "mural,sketch", "--stats") == 0
     assert re.search(r"mural +50 +50.00%", capsys.readouterr().out)
+
+
+def test_own_action_labels_make_an_own_grammar(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "names.txt").write_text("juggling seven kiwis\nstabbing a person with a knife\n", encoding="utf-8")
+    labels = {"labels": [{"raw_label": "", "proc_label": "walk like a heron", "act_cat": None}]}
+    (tmp_path / "babel.json").write_text(json.dumps({"1": {"seq_ann": labels, "frame_ann": None}}), encoding="utf-8")
+    out = tmp_path / "mine"
+    given = ["--humman", str(tmp_path / "names.txt"), "--babel", str(tmp_path / "babel.json")]
+    assert run("prompts", "actions", "import", *given, "--out", str(out), "--json") == 0
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {(line["from"], line["added"]) for line in told} == {("babel", 1), ("humman", 1)}
+    assert "walking like a heron" in (out / "actions.tsv").read_text(encoding="utf-8")
+    assert run("prompts", "--grammar", str(out), "--n", "1") == 0
 
 
 def test_inspect_lists_rows_or_draws_them(out: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
