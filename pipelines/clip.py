@@ -48,9 +48,9 @@ class ClipScorer:
     def score(self, images: Sequence[NDArray[np.uint8]], texts: Sequence[str]) -> NDArray[np.float32]:
         """CLIP score of each pair: 100 x cosine, at least 0; (N,)."""
         cosine = (self.images(images) * self.texts(texts)).sum(1)
-        return np.maximum(100 * cosine, 0).astype(np.float32)
+        return np.asarray(np.maximum(100 * cosine, 0), np.float32)
 
 
 def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     """Scale rows to length 1."""
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)

@@ -114,7 +114,7 @@ class ShardWorker:
         previous = None
         if task.extend:
             marker = next(shards.read_markers(self._store, range(task.index, task.index + 1)), None)
-            previous = marker and shards.read_back(self._store, marker)
+            previous = shards.read_back(self._store, marker) if marker else None
 
         def leave(keys: Sequence[str], rounds: int) -> None:
             note = {"run": self._setup.run, "pid": os.getpid(), "host": socket.gethostname()}

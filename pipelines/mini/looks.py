@@ -40,10 +40,10 @@ def toward(image: Image, color: Color, share: float) -> Image:
     return cv2.addWeighted(image, 1 - share, np.full_like(image, np.array(color, np.uint8)), share, 0)  # type: ignore[no-any-return]
 
 
-def blotches(height: int, width: int, cells: int, rng: np.random.Generator) -> NDArray[np.float32]:
-    """Smooth noise (height, width) in [-1, 1] with about `cells` bumps a side."""
+def blotches(size: int, cells: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Smooth noise (size, size) in [-1, 1] with about `cells` bumps a side."""
     coarse = rng.uniform(-1, 1, (cells, cells)).astype(np.float32)
-    return np.asarray(cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC))
+    return np.asarray(cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC))
 
 
 def modulate(image: Image, field: NDArray[np.float32], strength: float) -> Image:
@@ -175,7 +175,7 @@ def ground_of(world: World, place: str, size: int, horizon: int, rng: np.random.
         base = cv2.addWeighted(base, 0.45, glow, 0.55, 0)
     elif scene == "ink-painting":
         base = toward(gray(base), (236, 230, 214), 0.66)
-        base = modulate(base, blotches(size, size, 5, rng), 12)
+        base = modulate(base, blotches(size, 5, rng), 12)
     elif scene == "kids-drawing":
         base = toward(base, (252, 252, 248), 0.62)
         cv2.circle(base, (int(4 * unit), int(4 * unit)), int(8 * unit), (250, 205, 50), -1, cv2.LINE_AA)
@@ -207,14 +207,14 @@ def ground_of(world: World, place: str, size: int, horizon: int, rng: np.random.
         base[: int(0.12 * size)] = (38, 66, 118)
         cv2.circle(base, (int(0.82 * size), int(0.24 * size)), int(6 * unit), (200, 62, 44), -1, cv2.LINE_AA)
     elif scene == "watercolor":
-        base = modulate(toward(base, (255, 255, 255), 0.45), blotches(size, size, 5, rng), 14)
+        base = modulate(toward(base, (255, 255, 255), 0.45), blotches(size, 5, rng), 14)
         y, x = np.abs(np.mgrid[0:size, 0:size].astype(np.float32) / size - 0.5) * 2
         edge = np.clip((np.maximum(x, y) - 0.78) / 0.2, 0, 1)[..., None]
         base = (base * (1 - edge) + 252 * edge).astype(np.uint8)
     elif scene == "garage-kits":
         base = gradient(size, (84, 98, 124), (196, 206, 218))
     elif scene == "relief":
-        base = modulate(np.full_like(base, np.array((172, 160, 140), np.uint8)), blotches(size, size, 8, rng), 8)
+        base = modulate(np.full_like(base, np.array((172, 160, 140), np.uint8)), blotches(size, 8, rng), 8)
         frame = max(2, round(3 * unit))
         cv2.rectangle(base, (0, 0), (size - 1, size - 1), (128, 116, 98), frame)
     elif scene == "sculpture":
@@ -284,7 +284,7 @@ def pencil(image: Image, mask: Mask, rng: np.random.Generator) -> Image:
 
 def washed(image: Image, mask: Mask, rng: np.random.Generator) -> Image:
     """Paint that dried unevenly."""
-    return modulate(image, blotches(*image.shape[:2], 9, rng), 13)
+    return modulate(image, blotches(image.shape[0], 9, rng), 13)
 
 
 def emboss(image: Image, mask: Mask, rng: np.random.Generator) -> Image:
@@ -293,7 +293,7 @@ def emboss(image: Image, mask: Mask, rng: np.random.Generator) -> Image:
     height = cv2.GaussianBlur(mask.astype(np.float32) * 0.6 + gray(image)[..., 0] * 0.4, (0, 0), size / 110)
     shift = max(1, round(size / 64))
     relief = height - np.roll(height, (-shift, -shift), (0, 1))
-    return np.clip(image.astype(np.float32) - (relief * 0.85)[..., None], 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(image.astype(np.float32) - (relief * 0.85)[..., None], 0, 255), np.uint8)
 
 
 def marble(image: Image, mask: Mask, rng: np.random.Generator) -> Image:
@@ -302,7 +302,7 @@ def marble(image: Image, mask: Mask, rng: np.random.Generator) -> Image:
     inside = cv2.GaussianBlur(mask.astype(np.float32) / 255, (0, 0), size / 40)
     shift = max(1, round(1.6 * size / 64))
     light = inside - np.roll(inside, (shift, shift), (0, 1))
-    return np.clip(image + (light * (mask > 0) * -75)[..., None], 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(image + (light * (mask > 0) * -75)[..., None], 0, 255), np.uint8)
 
 
 STONE: Final[Color] = (168, 156, 136)

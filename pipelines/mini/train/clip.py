@@ -141,7 +141,7 @@ def train(rank: int, args: argparse.Namespace) -> None:
         image_heads, text_heads = head_loss(seen_logits, truth), head_loss(read_logits, truth)
         loss = contrast + image_heads + text_heads
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         common.average_gradients(both.parameters(), args.processes)
         torch.nn.utils.clip_grad_norm_(both.parameters(), 1.0)
         optimizer.step()

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
+from torch.multiprocessing.spawn import spawn
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 
@@ -38,7 +38,7 @@ def launch(main: Callable[[int, argparse.Namespace], None], args: argparse.Names
         main(0, args)
         return
     args.rendezvous = str((args.run / f"rendezvous-{os.getpid()}").absolute())
-    mp.spawn(_start, args=(main, args), nprocs=args.processes)  # type: ignore[no-untyped-call]
+    spawn(_start, args=(main, args), nprocs=args.processes)
 
 
 def _start(rank: int, main: Callable[[int, argparse.Namespace], None], args: argparse.Namespace) -> None:

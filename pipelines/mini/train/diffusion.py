@@ -153,7 +153,7 @@ def train(rank: int, args: argparse.Namespace) -> None:
             predicted = model(noisy, times, torch.from_numpy(text)).sample
         loss = F.mse_loss(predicted.float(), target)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         common.average_gradients(model.parameters(), args.processes)
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
