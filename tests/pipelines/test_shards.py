@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -97,3 +99,15 @@ def test_image_bytes_are_stored_as_they_are_and_all_else_compressed(tmp_path: Pa
     codecs = {group.column(i).path_in_schema: group.column(i).compression for i in range(group.num_columns)}
     assert codecs.pop("image.bytes") == "UNCOMPRESSED"
     assert set(codecs.values()) == {"ZSTD"}
+
+
+def test_a_process_may_end_right_after_reading(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    shards.commit(store, TASK, a_result(), HASH, "run")
+    script = (
+        "import sys; from pipelines import shards; from pipelines.store import Store\n"
+        "store = Store(sys.argv[1]); (done,) = shards.read_markers(store)\n"
+        "assert shards.read_back(store, done); shards.read_table(store, 'ledger', 3)\n"
+    )
+    for _ in range(3):
+        subprocess.run([sys.executable, "-c", script, store.root], check=True)
