@@ -33,7 +33,7 @@ CI_SEEDS, ALL_SEEDS = range(5), range(20)
 def start(out: Path, address: str | None, **options: Any) -> subprocess.Popen[str]:
     """A driver in a process of its own."""
     given = json.dumps({"n": N, "shard_size": SHARD_SIZE, "workers": 2, "address": address, **options})
-    command = [sys.executable, "-m", "tests.pipelines.toy", str(out), given]
+    command = [sys.executable, "-X", "faulthandler", "-m", "tests.pipelines.toy", str(out), given]
     return subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
@@ -204,8 +204,8 @@ def test_drivers_at_the_same_time_share_a_folder_by_ranges(cluster: str, sound: 
     beside = make_job(str(out), N, SHARD_SIZE, 8)
     report = run_job(type(beside)(**{**beside.__dict__, "shards": range(3, 5)}), Toy(), Runtime())
     assert (report.exit_code, report.shards_complete) == (0, 2)
-    assert first.wait(PATIENCE) == 0
-    first.communicate()
+    _, told = first.communicate(timeout=PATIENCE)
+    assert first.returncode == 0, told
     assert tables(out) == tables(sound)
 
 
