@@ -19,6 +19,7 @@ LEDGERS: Final = 200
 """Reasons are counted in so many shards' ledgers at most, spread evenly."""
 
 PROGRESS: Final = "progress.json"
+NOTES: Final = {"slot: surplus": " (passed, but another attempt fills the slot)"}
 NAMED: Final = 10
 """Short and failed shards that are named one by one."""
 
