@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Final
 
@@ -35,7 +35,7 @@ from pipelines.mini.train.common import (
     parser,
     save_state,
 )
-from pipelines.mini.train.pose_data import Batch, Drawings
+from pipelines.mini.train.pose_data import Batch, Drawings, Image
 from pipelines.mini.world import random_world
 
 HELD_OUT_SEED: Final = 987_654_321
@@ -61,7 +61,8 @@ def main(argv: list[str]) -> None:
     args = options.parse_args(argv)
     if args.evaluate:
         torch.set_num_threads(1)
-        print(report(evaluate_weights(args.run / "mini_pose.safetensors", args.evaluate)))
+        for name, wide in (("as-prompts-ask", False), ("any-way", True)):
+            print(name, report(evaluate_weights(_weights(args.run), args.evaluate, wide)))
         return
     launch(train, args)
 
@@ -202,20 +203,23 @@ def pose_losses(poses: Poses, keypoints: Tensor, areas: Tensor, owner: Tensor, w
     return losses
 
 
-def evaluate_weights(weights: Path, pictures: int) -> KeypointScores:
-    """Measure weights on pictures no training has drawn."""
-    images, truth = held_out(pictures)
+def evaluate_weights(weights: Path, pictures: int, wide: bool | None = None) -> KeypointScores:
+    """Measure weights on pictures no training has drawn; wide: see `held_out`."""
+    images, truth = held_out(pictures, wide)
     return evaluate_people(truth, MiniPose(weights).detect(images), images[0].shape[0])
 
 
-def held_out(
-    pictures: int,
-) -> tuple[list[np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]], list[tuple[Person, ...]]]:
-    """Pictures (with 0-3 people in any articulation) and who is in them; picture i is the same whatever the number."""
+def held_out(pictures: int, wide: bool | None = None) -> tuple[list[Image], list[tuple[Person, ...]]]:
+    """Pictures with 0-3 people, and who is in them; picture i is the same whatever the number.
+
+    wide: True for figures bent, turned, sized and overlapping in any way, False for those that prompts ask for, None
+    for a mixture.
+    """
     drawings = []
     for index in range(pictures):
         rng = np.random.default_rng((HELD_OUT_SEED, index))
-        drawings.append(draw(random_world(rng), rng))
+        world = random_world(rng)
+        drawings.append(draw(world if wide is None else replace(world, wide=wide), rng))
     return [drawing.image for drawing in drawings], [drawing.people for drawing in drawings]
 
 
