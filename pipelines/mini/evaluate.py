@@ -171,7 +171,7 @@ def markdown(figures: dict[str, Any]) -> str:
 
 
 def write_grid(path: Path, asked: list[Prompt], images: Images, columns: int = 10) -> None:
-    """Write a picture of the first samples of each scene, one scene a row, three times enlarged."""
+    """Write a picture of the first samples of each scene, one scene a row, twice enlarged."""
     import cv2
 
     rows = []
@@ -180,5 +180,5 @@ def write_grid(path: Path, asked: list[Prompt], images: Images, columns: int = 1
         if not own:
             continue
         own += [np.full_like(own[0], 255)] * (columns - len(own))
-        rows.append(np.hstack([cv2.resize(image, (192, 192), interpolation=cv2.INTER_CUBIC) for image in own]))
+        rows.append(np.hstack([cv2.resize(image, (128, 128), interpolation=cv2.INTER_CUBIC) for image in own]))
     cv2.imwrite(str(path), np.vstack(rows)[..., ::-1])
