@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -38,11 +39,11 @@ def detector() -> MiniPose:
 
 @pytest.fixture(scope="module")
 def pictures() -> Pictures:
-    """64 drawn pictures, with nobody to three people."""
+    """64 drawn pictures such as prompts ask for, with nobody to three people."""
     drawings = []
     for seed in range(64):
         rng = np.random.default_rng((42, seed))
-        drawings.append(draw(random_world(rng), rng))
+        drawings.append(draw(replace(random_world(rng), wide=False), rng))
     return [drawing.image for drawing in drawings], [drawing.people for drawing in drawings]
 
 
@@ -62,10 +63,10 @@ def same(a: tuple[Person, ...], b: tuple[Person, ...]) -> bool:
 def test_drawn_people_are_found(detector: MiniPose, pictures: Pictures) -> None:
     images, truth = pictures
     scores = evaluate_people(truth, detector.detect(images), 64)
-    assert scores.ap > 0.6
-    assert scores.count_accuracy > 0.9
-    assert scores.false_people < 0.08
-    assert scores.swap_rate < 0.08
+    assert scores.ap > 0.7
+    assert scores.count_accuracy > 0.95
+    assert scores.false_people < 0.03
+    assert scores.swap_rate < 0.05
 
 
 def test_answers_do_not_depend_on_place_or_neighbours_in_the_batch(detector: MiniPose, pictures: Pictures) -> None:
