@@ -15,12 +15,20 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any, Final
 
 import ray
-from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, RayError, RayTaskError
+from ray.exceptions import (
+    ActorUnavailableError,
+    NodeDiedError,
+    OutOfMemoryError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+)
 from ray.util.metrics import Gauge
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -122,7 +130,11 @@ def ray_session(runtime: Runtime) -> Iterator[None]:
 def _start_ray(cpus: int) -> None:
     for left in (2, 1, 0):
         try:
-            ray.init("local", num_cpus=cpus, include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **_QUIET)
+            with warnings.catch_warnings():  # Ray announces changes of its own future versions
+                warnings.simplefilter("ignore", FutureWarning)
+                ray.init(
+                    "local", num_cpus=cpus, include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **_QUIET
+                )
             return
         except Exception as error:  # Ray raises just that when a busy machine makes it miss its own start-up deadline
             ray.shutdown()
@@ -202,6 +214,7 @@ class _Driver:
         self._slots = [_Slot(number) for number in range(min(runtime.workers, len(standing.tasks)))]
         self._gauges: dict[str, Gauge] = {}
         self._last_error = ""
+        self._looked = 0.0
         self.account = Account(store, held.holder, standing, runtime)
         self.interrupted = False
 
@@ -227,6 +240,7 @@ class _Driver:
                         self._finish(calls[call], call)
                 self._look_at_the_clock()
         finally:
+            self.account.tick(self._workers_up())
             for slot in self._slots:
                 self._kill(slot)
             if len(self._schedule.retired) == len(self._slots):
@@ -377,8 +391,14 @@ class _Driver:
                 ray.kill(slot.actor)
         slot.actor = slot.call = slot.started = None
 
+    def _workers_up(self) -> int:
+        return sum(slot.started is not None for slot in self._slots)
+
     def _look_at_the_clock(self) -> None:
         clock = time.monotonic()
+        if clock - self._looked < POLL_SECONDS:
+            return
+        self._looked = clock
         limit = max(self._runtime.hang_seconds, HANG_FACTOR * (self._schedule.median_seconds or 0))
         for slot in self._slots:
             if slot.inquest and clock - slot.since > INQUEST_SECONDS:
@@ -389,15 +409,16 @@ class _Driver:
                 self._kill(slot)
                 self._schedule.hung(slot.number, failure)
                 self._after_failure(slot, index, failure.error)
-        now = self.account.tick(sum(slot.started is not None for slot in self._slots))
+        now = self.account.tick(self._workers_up())
         self._display.show(now)
         for name, gauge in self._gauges.items():
             gauge.set(getattr(now, name) or 0)
 
 
 def _is_node_death(error: RayError) -> bool:
+    """Whether the machine is to blame: it died, was preempted, or cannot be reached."""
     preempted = isinstance(error, RayActorError) and error.preempted
-    return preempted or isinstance(error, NodeDiedError) or "node has died" in str(error)
+    return preempted or isinstance(error, NodeDiedError | ActorUnavailableError) or "node has died" in str(error)
 
 
 def _last_line(error: Exception) -> str:
