@@ -39,7 +39,7 @@ class Runtime:
     workers: actors. num_cpus, num_gpus: what each reserves (fractions allowed). threads: CPU threads of each.
     address: None starts Ray on this machine and stops it at the end (or joins the cluster under `ray job submit`);
         else the cluster to join (`auto`, `ray://…`).
-    budget_gpu_hours: stop cleanly when the workers' GPU time reaches it (worker time where num_gpus is 0).
+    budget_gpu_hours: stop cleanly when this run's workers have held GPUs so long (workers, where num_gpus is 0).
     price_per_gpu_hour: for the cost per 1,000 accepted in the progress.
     hang_seconds: a shard is killed and requeued after max(hang_seconds, 5 x the median shard).
     stale_seconds: a lease without heartbeat for so long is anybody's.
