@@ -11,7 +11,7 @@ from typing import Any
 class Job:
     """What to make, and where: everything that does not depend on the machines.
 
-    out: folder or fsspec URL (s3://, gs://, az://, memory://).
+    out: folder or fsspec URL (s3://, gs://, az://), the same for every machine.
     identity, identity_hash: what `pipelines.config.identity` returned; OUT holds one identity only.
     config: the whole resolved config, for dataset.json. n, max_attempts: the extendable keys; they may only grow.
     shard_size: slots a shard; shard i holds slots i * shard_size … min((i + 1) * shard_size, n) - 1.

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Final
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from rich.progress import BarColumn, Progress, TextColumn
 
 from pipelines.dataset import Standing
 from pipelines.job import JobReport, Runtime
@@ -54,9 +54,8 @@ class Snapshot:
 
     def line(self) -> str:
         """For people."""
-        parts = [f"{self.shards_done:,}/{self.shards:,} shards", f"{self.accepted:,} accepted"]
-        if self.accept_rate is not None:
-            parts.append(f"{100 * self.accept_rate:.1f}% of candidates")
+        rate = "" if self.accept_rate is None else f" ({100 * self.accept_rate:.1f}%)"
+        parts = [f"{self.shards_done:,}/{self.shards:,} shards", f"{self.accepted:,} accepted{rate}"]
         if self.images_per_second is not None:
             parts.append(f"{self.images_per_second:.2f} images/s")
         if self.eta_seconds is not None:
@@ -82,8 +81,8 @@ class Display:
         self._file_at = clock() - FILE_SECONDS
         self._bar = None
         if sys.stderr.isatty():
-            columns = (BarColumn(20), TaskProgressColumn(), TextColumn("{task.description}"))
-            self._bar = Progress(*columns, console=Console(stderr=True))
+            columns = (BarColumn(8), TextColumn("{task.description}"))
+            self._bar = Progress(*columns, console=Console(stderr=True), refresh_per_second=2)
             self._bar.start()
             self._task = self._bar.add_task("starting", total=None)
 

@@ -27,7 +27,7 @@ class StorageError(Exception):
 class Store:
     """Files below one root, named by paths relative to it (`shards/00000012.parquet`).
 
-    root: a folder or an fsspec URL (`s3://`, `gs://`, `az://`, `memory://`).
+    root: a folder or an fsspec URL (`s3://`, `gs://`, `az://`).
     Local writes go to a temporary name that carries the writer's run id, are flushed, and renamed; an object store's
     put is atomic by itself.
     """

@@ -61,7 +61,7 @@ def test_the_figures_follow_from_what_was_made(tmp_path: Path) -> None:
     assert account.report.counts == {"sampled": 6}
     line = told.line()
     assert "4/10 shards" in line
-    assert "75.0% of candidates" in line
+    assert "12 accepted (75.0%)" in line
     assert "2,500 GPU-s per 1,000 accepted" in line
 
 

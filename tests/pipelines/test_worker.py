@@ -25,9 +25,9 @@ RUN = "20260101T000000-abcdef01"
 TASK = ShardTask(0, 0, 8, 8)
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    store = Store(str(tmp_path / "out"))
+@pytest.fixture(params=["local", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    store = Store(str(tmp_path / "out") if request.param == "local" else f"memory://{tmp_path.name}/out")
     with closing(acquire(store, range(1), RUN)):
         yield store
 
@@ -111,7 +111,7 @@ def test_a_start_that_fails_says_whose_fault_it_is(store: Store) -> None:
     assert (crash.user, crash.failure.error) == (False, "RuntimeError: cannot load the model")
 
 
-def test_threads_are_set_before_and_after_the_work_is_built(store: Store) -> None:
+def test_threads_are_set_before_and_after_the_work_is_built(tmp_path: Path) -> None:
     script = (
         "import os, sys; from pipelines.worker import *\n"
         "def make():\n"
@@ -122,7 +122,7 @@ def test_threads_are_set_before_and_after_the_work_is_built(store: Store) -> Non
     )
     environment = {**os.environ, "OMP_NUM_THREADS": "2"}
     told = subprocess.run(
-        [sys.executable, "-c", script, store.root], env=environment, capture_output=True, text=True, check=True
+        [sys.executable, "-c", script, str(tmp_path)], env=environment, capture_output=True, text=True, check=True
     )
     assert told.stdout == "1\n"
     assert set(worker.thread_variables(3).values()) == {"3"}
