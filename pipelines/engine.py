@@ -13,10 +13,12 @@ import math
 import os
 import signal
 import sys
+import textwrap
 import threading
 import time
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from types import FrameType
 from typing import Any, Final
 
@@ -116,7 +118,7 @@ def ray_session(runtime: Runtime) -> Iterator[None]:
         try:
             ray.init(address, **_QUIET)
         except (ConnectionError, ValueError, RuntimeError) as error:
-            raise UserError(f"no Ray cluster at {address}: {_last_line(error)}") from None
+            raise UserError(f"no Ray cluster at {address}: {_reason(error)}") from None
     else:
         _start_ray(max(os.cpu_count() or 1, math.ceil(runtime.workers * runtime.num_cpus)))
     try:
@@ -139,7 +141,7 @@ def _start_ray(cpus: int) -> None:
         except Exception as error:  # Ray raises just that when a busy machine makes it miss its own start-up deadline
             ray.shutdown()
             if not left:
-                raise UserError(f"Ray does not start on this machine: {_last_line(error)}") from error
+                raise UserError(f"Ray does not start on this machine: {_reason(error)}") from error
 
 
 @contextlib.contextmanager
@@ -286,7 +288,7 @@ class _Driver:
         try:
             outcome = ray.get(call)
         except RayTaskError as error:  # what our own code in the actor does not catch: its arguments do not unpickle
-            self._start_failed(slot, Failure(_last_line(error), str(error)))
+            self._start_failed(slot, Failure(_reason(error), str(error)))
         except RayError as error:
             self._lose(slot, error)
         else:
@@ -338,14 +340,15 @@ class _Driver:
         task = self._schedule.in_flight.get(slot.number)
         if started is None or task is None:
             if not _is_node_death(error):
-                self._start_failed(slot, Failure(_last_line(error)))
+                self._start_failed(slot, Failure(_reason(error)))
             return
         done = next(shards.read_markers(self._store, range(task.index, task.index + 1)), None)
         if done is not None and done.run == self._run:  # it died between its commit and its return
             self._made(slot, Made(done, done.accepted, done.rejected, done.counts, done.seconds))
         elif isinstance(error, OutOfMemoryError):
-            self._schedule.killed_for_memory(slot.number, Failure(_last_line(error), host=started.host))
-            self._after_failure(slot, task.index, "Ray killed its worker to free memory")
+            failure = Failure(_reason(error), host=started.host)
+            self._schedule.killed_for_memory(slot.number, failure)
+            self._after_failure(slot, task.index, failure.error)
         elif _is_node_death(error):
             self._schedule.dropped(slot.number)
             self._display.note(f"shard {task.index}: its machine is gone; it goes elsewhere")
@@ -368,8 +371,9 @@ class _Driver:
         death, kills_before = read_breadcrumb(self._store, index, self._run)
         failure = Failure("its worker process died", stderr=stderr, host=slot.host)
         if None not in (kills, kills_before) and kills > kills_before:
+            failure = replace(failure, error="the system killed the worker because its machine ran out of memory")
             self._schedule.killed_for_memory(slot.number, failure)
-            self._after_failure(slot, index, "the machine killed its worker for memory")
+            self._after_failure(slot, index, failure.error)
         else:
             self._schedule.died(slot.number, death, failure)
             rows = f" while it ran {', '.join(death.keys[:3])}{' …' * (len(death.keys) > 3)}" if death.keys else ""
@@ -421,6 +425,9 @@ def _is_node_death(error: RayError) -> bool:
     return preempted or isinstance(error, NodeDiedError | ActorUnavailableError) or "node has died" in str(error)
 
 
-def _last_line(error: Exception) -> str:
+def _reason(error: Exception) -> str:
+    """One line of what can be a page."""
+    if isinstance(error, OutOfMemoryError):
+        return "Ray killed the worker because its machine ran low on memory"
     lines = str(error).strip().splitlines()
-    return lines[-1] if lines else type(error).__name__
+    return textwrap.shorten(lines[-1], 200) if lines else type(error).__name__

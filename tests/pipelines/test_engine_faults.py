@@ -173,7 +173,7 @@ def samples(out: Path) -> list[tuple[str, bytes]]:
     return [(row["key"], row["image"]["bytes"]) for row in table.to_pylist()]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_an_interrupted_job_ends_in_order(number: int, cluster: str, sound: Path, tmp_path: Path) -> None:
     out, log = tmp_path / "out", tmp_path / "log"
     driver = start(out, cluster, pause=0.2, log=str(log))

@@ -121,7 +121,7 @@ def test_a_worker_stops_when_its_driver_beats_no_more(store: Store) -> None:
     run = new_run()
     held = acquire(store, range(3), run, STALE)
     watch = Watch(store, run, STALE)
-    for _ in range(8):
+    for _ in range(5):
         watch.check(now=True)
         time.sleep(STALE / 4)
     held._stop.set()
