@@ -101,7 +101,7 @@ def go_through(seed: int, out: Path, address: str | None, sound: Path) -> Ordeal
             kills.append(f"the driver in candidate {point}")
             in_flight += 2
     driver.communicate()
-    report = make(out, Toy(log=str(log)), workers=2)
+    report = make(out, Toy(log=str(log)), workers=1)
     assert (report.exit_code, report.stopped) == (0, None)
 
     expected = [sample_key(index) for index in range(N)]
