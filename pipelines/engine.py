@@ -22,18 +22,6 @@ from dataclasses import replace
 from types import FrameType
 from typing import Any, Final
 
-import ray
-from ray.exceptions import (
-    ActorUnavailableError,
-    NodeDiedError,
-    OutOfMemoryError,
-    RayActorError,
-    RayError,
-    RayTaskError,
-)
-from ray.util.metrics import Gauge
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
 from pipelines import dataset, lease, shards
 from pipelines.config import UserError
 from pipelines.job import Job, JobReport, Runtime
@@ -52,6 +40,22 @@ from pipelines.worker import (
     stderr_tail,
     thread_variables,
 )
+
+# Read when Ray is imported. Under `uv run`, Ray would pack the working folder and build a second environment of
+# gigabytes for its workers: ours have the driver's.
+os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+
+import ray
+from ray.exceptions import (
+    ActorUnavailableError,
+    NodeDiedError,
+    OutOfMemoryError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+)
+from ray.util.metrics import Gauge
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 __all__ = ["Job", "JobReport", "MakeWork", "Runtime", "ShardContext", "ShardResult", "ShardTask", "Work", "run_job"]
 

@@ -11,10 +11,11 @@ import pytest
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[str]:
     """A local Ray that `run_job` in this process uses and that other drivers may join; yields its address."""
-    ray = pytest.importorskip("ray")
     from pipelines.engine import Runtime, ray_session
 
     with ray_session(Runtime(workers=6)):
+        import ray
+
         yield ray.get_runtime_context().gcs_address
 
 
