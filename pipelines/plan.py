@@ -299,7 +299,7 @@ def accept_rates(cells: Mapping[Cell, tuple[int, int]]) -> dict[str, dict[str, f
 def _rate_lines(cells: Mapping[Cell, tuple[int, int]]) -> list[str]:
     rates = accept_rates(cells)
     people = sorted({number for _, number in cells})
-    lines = ["accepted   " + "".join(f"{f'{number} people':>10s}" for number in people)]
+    lines = ["accepted   " + "".join(f"{'1 person' if number == 1 else f'{number} people':>10s}" for number in people)]
     for scene, by_people in rates.items():
         values = (by_people[str(number)] for number in people)
         lines.append(f"  {scene:15s}" + "".join(f"{'-' if v is None else f'{100 * v:.0f}%':>9s} " for v in values))

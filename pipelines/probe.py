@@ -97,13 +97,15 @@ class _Probe:
                 self.seconds.append(now - last)
                 self.images.append(len(batch))
                 last = now
-                print(f"\rprobe: {sum(self.images)} of {len(slots)} images", end="", file=sys.stderr, flush=True)
+                if sys.stderr.isatty():
+                    print(f"\rprobe: {sum(self.images)} of {len(slots)} images", end="", file=sys.stderr, flush=True)
                 if now > stop:
                     break
             if waiting is not None:
                 self._count(*waiting)
                 self.seconds[-1] += time.perf_counter() - last
-        print(file=sys.stderr)
+        end = "\r" if sys.stderr.isatty() else ""
+        print(f"{end}probe: {sum(self.images)} images drawn in {sum(self.seconds):.0f} s", file=sys.stderr, flush=True)
 
     def _batches(self, slots: list[int]) -> Iterator[list[Candidate]]:
         size = self.maker.sampler.batch_size

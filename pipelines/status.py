@@ -112,13 +112,14 @@ def read_status(out: str) -> Status:
 
 
 def speed(done: Sequence[Done]) -> float | None:
-    """Candidates a wall-clock second over the 200 shards of the newest run that finished last; None if under two."""
+    """Candidates a wall-clock second: the 200 shards of the newest run that finished last, from start to end."""
     if not done:
         return None
     newest = max(done, key=lambda d: (d.finished, d.run)).run
     last = sorted((d for d in done if d.run == newest), key=lambda d: d.finished)[-LEDGERS:]
-    span = (_time(last[-1]) - _time(last[0])).total_seconds()
-    return sum(d.accepted + d.rejected for d in last[1:]) / span if span > 0 else None
+    began = min(_time(d) - d.seconds.get("total", 0.0) for d in last)
+    span = _time(last[-1]) - began
+    return sum(d.accepted + d.rejected for d in last) / span if span > 0 else None
 
 
 def worker_speed(done: Sequence[Done]) -> float | None:
@@ -127,8 +128,8 @@ def worker_speed(done: Sequence[Done]) -> float | None:
     return sum(d.accepted + d.rejected for d in done) / seconds if seconds > 0 else None
 
 
-def _time(done: Done) -> datetime.datetime:
-    return datetime.datetime.fromisoformat(done.finished)
+def _time(done: Done) -> float:
+    return datetime.datetime.fromisoformat(done.finished).timestamp()
 
 
 def _spread(items: list[int], most: int) -> list[int]:

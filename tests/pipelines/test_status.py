@@ -102,12 +102,13 @@ def test_what_is_no_dataset_is_the_users_mistake(tmp_path: Path) -> None:
 
 
 def test_speed_is_that_of_the_newest_run_over_its_wall_clock(out: str) -> None:
-    base = dataclasses.replace(markers(out)[0], accepted=90, rejected=10)
+    base = dataclasses.replace(markers(out)[0], accepted=90, rejected=10, seconds={"total": 5.0})
     times = ["2025-01-01T00:00:00+00:00", "2025-01-02T00:00:00+00:00", "2025-01-02T00:00:10+00:00"]
     times.append("2025-01-02T00:00:20+00:00")
     done = [dataclasses.replace(base, run="b" if i else "a", finished=time) for i, time in enumerate(times)]
-    assert speed(done) == pytest.approx(200 / 20)
-    assert speed(done[:2]) is None
+    assert speed(done) == pytest.approx(300 / 25)
+    assert speed(done[:2]) == pytest.approx(100 / 5)
+    assert speed([dataclasses.replace(base, seconds={})]) is None
     assert speed([]) is None
     assert worker_speed([dataclasses.replace(base, seconds={"total": 25.0})]) == pytest.approx(4.0)
     assert worker_speed([]) is None
