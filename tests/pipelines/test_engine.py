@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -177,3 +179,9 @@ def test_a_folder_that_cannot_be_written_is_the_user_s_mistake(cluster: str, tmp
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot write to .*Not a directory"):
         make(tmp_path / "file" / "out")
+
+
+def test_uv_run_does_not_make_ray_build_a_second_environment() -> None:
+    script = "import pipelines.engine, ray._private.ray_constants as c; print(c.RAY_ENABLE_UV_RUN_RUNTIME_ENV)"
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert told.stdout == "False\n"
