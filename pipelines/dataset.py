@@ -16,7 +16,7 @@ from pyarrow.fs import LocalFileSystem
 
 from pipelines import lease, record, shards
 from pipelines.config import UserError, difference
-from pipelines.store import StorageError, Store, temporary_run
+from pipelines.store import Store, temporary_run
 from pipelines.work import ShardTask
 
 if TYPE_CHECKING:
@@ -289,18 +289,10 @@ def repair(out: str) -> list[Problem]:
     """
     store = Store(out)
     read_manifest(store)
-    with _user_errors(), contextlib.closing(lease.acquire(store, EVERYTHING, lease.new_run())):
+    with contextlib.closing(lease.acquire(store, EVERYTHING, lease.new_run())):
         found = list(_problems(store, running=()))
         bad = sorted({problem.shard for problem in found if problem.shard is not None})
         store.remove(shards.done_name(index) for index in bad)  # first: from here on these shards do not exist
         store.remove(shards.table_name(folder, index) for index in bad for folder in shards.FOLDERS)
         store.remove(problem.file for problem in found if problem.shard is None)
     return found
-
-
-@contextlib.contextmanager
-def _user_errors() -> Iterator[None]:
-    try:
-        yield
-    except StorageError as error:
-        raise UserError(str(error)) from None

@@ -97,7 +97,7 @@ def run_job(job: Job, make_work: MakeWork, runtime: Runtime) -> JobReport:
             raise UserError(f"cannot write to {error}") from None
         except (NotADirectoryError, FileExistsError) as error:
             raise UserError(f"cannot write to {job.out}: {error.strerror}") from None
-        driver = _Driver(job, runtime, store, held, display, standing)
+        driver = _Driver(job, runtime, Store(job.out, runtime.stale_seconds), held, display, standing)
         if standing.tasks:
             # stdout is for data, and Ray prints what raylets complain of there.
             with contextlib.redirect_stdout(sys.stderr), ray_session(runtime), _signals(driver):
@@ -215,7 +215,7 @@ class _Driver:
         self._lease = held
         self._display = display
         self._run = held.holder.run
-        self._setup = Setup(job.out, self._run, job.identity_hash, runtime.threads, runtime.stale_seconds)
+        self._setup = Setup(store.url, self._run, job.identity_hash, runtime.threads, runtime.stale_seconds)
         self._schedule = Schedule(standing.tasks)
         self._slots = [_Slot(number) for number in range(min(runtime.workers, len(standing.tasks)))]
         self._gauges: dict[str, Gauge] = {}

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from pipelines.config import UserError
-from pipelines.store import Store
+from pipelines.store import Store, UnreachableError
 from pipelines.work import ShardCancelledError
 
 LEASES: Final = ".run/leases"
@@ -105,7 +105,7 @@ class Watch:
         self._name = _name(run)
         self._stale = stale
         self._beat: float | None = None
-        self._seen = 0.0
+        self._seen = time.monotonic()
         self._checked = 0.0
 
     def check(self, *, now: bool = False) -> None:
@@ -114,12 +114,16 @@ class Watch:
         if not now and clock - self._checked < min(2.0, self._stale / 6):
             return
         self._checked = clock
-        beat = self._store.modified(self._name)
-        if beat is None:
-            raise ShardCancelledError("the driver's lease is gone")
+        try:
+            beat = self._store.modified(self._name)
+        except UnreachableError:  # no news: it may be as alive as ever
+            beat = self._beat
+        else:
+            if beat is None:
+                raise ShardCancelledError("the driver's lease is gone")
         if beat != self._beat:
             self._beat, self._seen = beat, clock
-        elif clock - self._seen > self._stale:
+        elif time.monotonic() - self._seen > self._stale:
             raise ShardCancelledError("the driver's lease is stale")
 
 

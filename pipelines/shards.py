@@ -167,7 +167,7 @@ def read_markers(store: Store, shards: range | None = None) -> Iterator[Done]:
 
 def read_table(store: Store, folder: str, index: int, columns: list[str] | None = None) -> pa.Table:
     """One of a shard's tables; reads only the columns asked for."""
-    with store.fs.open(store.path(table_name(folder, index)), "rb") as file:
+    with store.open_parquet(table_name(folder, index), columns) as file:
         return read_parquet(file, columns)
 
 

@@ -5,36 +5,50 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Final
+from typing import Any, BinaryIO, Final, TypeVar
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
+from fsspec.parquet import open_parquet_file
 
 from pipelines.config import UserError
 
 Data = bytes | memoryview
 
 _NO_LONGER_WRITABLE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)
-_READ_MANY: Final = 256
+_READERS: Final = 16
+_RETRY_SECONDS: Final = 1.0
+_PARQUET_BLOCK: Final = 8 * 2**20  # of an object that is smaller all is fetched, else runs of columns up to so long
+
+T = TypeVar("T")
 
 
-class StorageError(Exception):
-    """The folder cannot be written: disk full, read-only, not allowed. Trying the next shard would not help."""
+class StorageError(UserError):
+    """The folder cannot be used: disk full, read-only, not allowed, no bucket. Trying again would not help."""
+
+
+class UnreachableError(StorageError):
+    """The object store does not answer, or with an error that may pass."""
 
 
 class Store:
     """Files below one root, named by paths relative to it (`shards/00000012.parquet`).
 
     root: a folder or an fsspec URL (`s3://`, `gs://`, `az://`).
+    patience: seconds for which what an object store refuses for now is tried again before UnreachableError is raised.
     Local writes go to a temporary name that carries the writer's run id, are flushed, and renamed; an object store's
-    put is atomic by itself.
+    put is atomic by itself. All methods raise StorageError where they cannot do their work.
     """
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, patience: float = 0.0) -> None:
         try:
-            self.fs, path = fsspec.core.url_to_fs(root, use_listings_cache=False)
+            # Listings must be fresh; Arrow, which opens files for itself, knows which bytes it wants.
+            options = {"default_cache_type": "none"} if root.startswith(("s3://", "s3a://")) else {}
+            self.fs, path = fsspec.core.url_to_fs(root, use_listings_cache=False, **options)
         except ImportError as error:
             raise UserError(f"{root}: {error}") from None
         except ValueError as error:
@@ -42,6 +56,9 @@ class Store:
         self.root = root
         self.base = str(path).rstrip("/")
         self.local = isinstance(self.fs, LocalFileSystem)
+        self.url = self.base if self.local else root
+        """The root, whatever a process's working folder."""
+        self._patience = patience
 
     def path(self, name: str) -> str:
         """The file's full path in its file system."""
@@ -53,11 +70,11 @@ class Store:
 
     def write_all(self, files: Mapping[str, Data], run: str, *, durable: bool = True) -> None:
         """Write files in order. On a local disk all are complete on disk before the first gets its final name."""
+        if not self.local:
+            for name, data in files.items():
+                self._remote_write(name, bytes(data))
+            return
         with self._storage_errors(", ".join(files)):
-            if not self.local:
-                for name, data in files.items():
-                    self.fs.pipe_file(self.path(name), bytes(data))
-                return
             targets = [Path(self.path(name)) for name in files]
             temporary = [target.with_name(f".{target.name}.{run}.tmp") for target in targets]
             try:
@@ -80,74 +97,118 @@ class Store:
         if self.local:
             os.utime(self.path(name))
         else:
-            self.fs.pipe_file(self.path(name), self.fs.cat_file(self.path(name)))
+            self._remote_write(name, self.read(name))
 
     def read(self, name: str) -> bytes:
         """The file's bytes; FileNotFoundError where there is none."""
-        data: bytes = self.fs.cat_file(self.path(name))
+        data: bytes = self._call(_read if self.local else self.fs.cat_file, name)
         return data
 
     def read_many(self, names: Iterable[str]) -> Iterator[tuple[str, bytes]]:
-        """Yield (name, bytes) of those files that exist, fetched many at a time from object stores."""
-        names = list(names)
+        """Yield (name, bytes) of those files that exist, in order, fetched many at a time from object stores."""
+
+        def read(name: str) -> tuple[str, bytes | None]:
+            try:
+                return name, self.read(name)
+            except FileNotFoundError:
+                return name, None
+
+        with contextlib.ExitStack() as stack:
+            several = map if self.local else stack.enter_context(ThreadPoolExecutor(_READERS)).map
+            for name, data in several(read, names):
+                if data is not None:
+                    yield name, data
+
+    def open_parquet(self, name: str, columns: list[str] | None = None) -> BinaryIO:
+        """Open a file to read these columns of it (None = all); FileNotFoundError where there is none.
+
+        Of a large object only the bytes of these columns are fetched, all of them before this returns.
+        """
         if self.local:
-            for name in names:
-                with contextlib.suppress(FileNotFoundError):
-                    yield name, Path(self.path(name)).read_bytes()
-            return
-        for start in range(0, len(names), _READ_MANY):
-            chunk = {self.path(name): name for name in names[start : start + _READ_MANY]}
-            found = self.fs.cat(list(chunk), on_error="omit")
-            for path, name in chunk.items():
-                if path in found:
-                    yield name, found[path]
+            return self._call(lambda path: Path(path).open("rb"), name)
+        options: dict[str, Any] = {"engine": "pyarrow", "max_block": _PARQUET_BLOCK, "strict": True}
+        file: BinaryIO = self._call(lambda path: open_parquet_file(path, fs=self.fs, columns=columns, **options), name)
+        return file
 
     def exists(self, name: str) -> bool:
         """Whether there is such a file."""
-        return bool(self.fs.exists(self.path(name)))
+        return bool(self._call(self.fs.exists, name))
 
     def names(self, folder: str) -> list[str]:
         """Names of the files in a folder, sorted, without the folder; [] where there is none."""
         try:
             if self.local:
-                return sorted(path.name for path in Path(self.path(folder)).iterdir())
-            return sorted(path.rsplit("/", 1)[-1] for path in self.fs.ls(self.path(folder), detail=False))
+                return sorted(self._call(os.listdir, folder))
+            found = self._call(self.fs.ls, folder, detail=False)
         except (FileNotFoundError, NotADirectoryError):
             return []
+        # Consoles of object stores put an empty object in place of a folder, which would be listed with its content.
+        paths = (path.rstrip("/") for path in found)
+        return sorted(path.rsplit("/", 1)[-1] for path in paths if path != self.path(folder))
 
     def size(self, name: str) -> int:
         """The file's bytes on disk; FileNotFoundError where there is none."""
-        return int(self.fs.size(self.path(name)))
+        return int(self._call(self.fs.size, name))
 
     def modified(self, name: str) -> float | None:
         """Seconds since the epoch by the file system's own clock; None where there is no such file."""
         try:
             if self.local:
                 return Path(self.path(name)).stat().st_mtime
-            return float(self.fs.modified(self.path(name)).timestamp())
+            return float(self._call(self.fs.modified, name).timestamp())
         except FileNotFoundError:
             return None
 
     def remove(self, names: Iterable[str]) -> None:
         """Remove files; those that are gone already do not matter."""
         for name in names:
-            with contextlib.suppress(FileNotFoundError), self._storage_errors(name):
-                self.fs.rm_file(self.path(name))
+            with contextlib.suppress(FileNotFoundError):
+                self._call(self.fs.rm_file, name)
+
+    def _remote_write(self, name: str, data: bytes) -> None:
+        try:
+            self._call(self.fs.pipe_file, name, data)
+        except FileNotFoundError as error:
+            raise StorageError(f"{self.root}: {error} ({name})") from error
+
+    def _call(self, function: Callable[..., T], name: str, *arguments: Any, **options: Any) -> T:
+        """Call function(path of `name`, ...); FileNotFoundError and NotADirectoryError mean the file."""
+        deadline = time.monotonic() + self._patience
+        while True:
+            try:
+                with self._storage_errors(name):
+                    return function(self.path(name), *arguments, **options)
+            except UnreachableError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(_RETRY_SECONDS)
 
     @contextlib.contextmanager
     def _storage_errors(self, what: str) -> Iterator[None]:
         try:
             yield
-        except OSError as error:
-            if error.errno in _NO_LONGER_WRITABLE or isinstance(error, PermissionError):
-                reason = error.strerror or str(error)
-                raise StorageError(f"{self.root}: {reason} ({what})") from error
+        except (FileNotFoundError, NotADirectoryError):
+            raise
+        except Exception as error:
+            reason = (getattr(error, "strerror", None) or str(error)).strip().partition("\n")[0]
+            told = f"{self.root}: {reason or type(error).__name__} ({what})"
+            code = getattr(error, "errno", None)
+            if isinstance(error, PermissionError) or (isinstance(error, OSError) and code in _NO_LONGER_WRITABLE):
+                raise StorageError(told) from error
+            # What the libraries of object stores raise of their own is no OSError, and no mistake of this program.
+            foreign = isinstance(error, OSError) or type(error).__module__ != "builtins"
+            if foreign and not self.local:
+                raise UnreachableError(told) from error
             raise
 
 
 def temporary_run(name: str) -> str | None:
     """The run id that a temporary file's name carries; None for any other name."""
     return name.split(".")[-2] if name.startswith(".") and name.endswith(".tmp") else None
+
+
+def _read(path: str) -> bytes:
+    return Path(path).read_bytes()
 
 
 def _write(path: Path, data: Data, durable: bool) -> None:

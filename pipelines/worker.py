@@ -17,7 +17,7 @@ from pipelines import shards
 from pipelines.config import UserError
 from pipelines.lease import Watch
 from pipelines.schedule import Death, Failure
-from pipelines.store import StorageError, Store
+from pipelines.store import StorageError, Store, UnreachableError
 from pipelines.work import MakeWork, ShardCancelledError, ShardContext, ShardResult, ShardTask, Work
 
 _THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -28,7 +28,8 @@ N = TypeVar("N", int, float)
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What a worker must know besides its work: where to write, in whose name, and its CPU threads."""
+    """What a worker must know besides its work: where to write (whatever its own working folder), in whose name, and
+    its CPU threads."""
 
     out: str
     run: str
@@ -72,7 +73,7 @@ class ShardWorker:
 
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
-        self._store = Store(setup.out)
+        self._store = Store(setup.out, patience=setup.stale_seconds)
         self._watch = Watch(self._store, setup.run, setup.stale_seconds)
         self._work: Work | None = None
 
@@ -103,6 +104,8 @@ class ShardWorker:
             self._store.remove([breadcrumb_name(task.index)])
         except ShardCancelledError as error:
             return Refused(Failure(str(error)), cancelled=True)
+        except UnreachableError as error:  # from here, at least: another machine may get through
+            return Refused(_failure(error))
         except StorageError as error:
             return Refused(Failure(str(error)), storage=True)
         except Exception as error:

@@ -20,6 +20,15 @@ def cluster() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
+def s3() -> Iterator[str]:
+    """An S3 bucket's URL, for this process and the processes it starts from here on."""
+    from tests.pipelines.object_store import BUCKET, s3_server
+
+    with s3_server():
+        yield f"s3://{BUCKET}"
+
+
+@pytest.fixture(scope="session")
 def sound(cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A toy dataset made in one go by one worker."""
     from tests.pipelines.jobs import N, make

@@ -15,7 +15,7 @@ import pytest
 from pipelines import lease
 from pipelines.config import UserError
 from pipelines.lease import LEASES, Watch, acquire, live, new_run
-from pipelines.store import Store
+from pipelines.store import Store, UnreachableError
 from pipelines.work import ShardCancelledError
 
 STALE = 1.2
@@ -115,6 +115,27 @@ def test_a_taken_lease_is_noticed_by_driver_and_workers(store: Store) -> None:
             time.sleep(0.05)
         assert held.lost is not None
     assert store.names(LEASES) == []
+
+
+def test_a_store_that_is_out_of_reach_for_a_while_does_not_stop_a_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, run = Store(str(tmp_path)), new_run()
+
+    def away(name: str) -> None:
+        raise UnreachableError("no route to host")
+
+    with closing(acquire(store, range(3), run, STALE)):
+        watch = Watch(store, run, STALE)
+        watch.check(now=True)
+        with monkeypatch.context() as patch:
+            patch.setattr(store, "modified", away)
+            watch.check(now=True)
+        watch.check(now=True)
+        monkeypatch.setattr(store, "modified", away)
+        time.sleep(1.1 * STALE)
+        with pytest.raises(ShardCancelledError, match="stale"):
+            watch.check(now=True)
 
 
 def test_a_worker_stops_when_its_driver_beats_no_more(store: Store) -> None:
