@@ -64,9 +64,16 @@ INTERRUPTED: Final = 130
 
 POLL_SECONDS: Final = 1.0
 INQUEST_SECONDS: Final = 60.0
+WAITING_SECONDS: Final = 20.0
+METRICS: Final = {
+    "shards_done": "shards that are on disk, earlier runs included",
+    "accepted": "rows of those shards",
+    "rejected": "candidates that those shards' ledgers hold",
+    "images_per_second": "candidates that this run judged a second",
+    "gpu_seconds": "GPU time that this run's workers have held",
+}
 HANG_FACTOR: Final = 5.0
 OBJECT_STORE_BYTES: Final = 80 * 2**20  # about Ray's least: only summaries pass through it
-_QUIET: Final[dict[str, Any]] = {"logging_level": logging.ERROR, "log_to_driver": False}
 
 
 def run_job(job: Job, make_work: MakeWork, runtime: Runtime) -> JobReport:
@@ -120,7 +127,7 @@ def ray_session(runtime: Runtime) -> Iterator[None]:
     address = runtime.address or os.environ.get("RAY_ADDRESS")
     if address:
         try:
-            ray.init(address, **_QUIET)
+            _init_ray(address)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise UserError(f"no Ray cluster at {address}: {_reason(error)}") from None
     else:
@@ -133,14 +140,16 @@ def ray_session(runtime: Runtime) -> Iterator[None]:
         ray.shutdown()
 
 
+def _init_ray(address: str, **options: Any) -> None:
+    with warnings.catch_warnings():  # Ray announces changes of its own future versions
+        warnings.simplefilter("ignore", FutureWarning)
+        ray.init(address, logging_level=logging.ERROR, log_to_driver=False, **options)
+
+
 def _start_ray(cpus: int) -> None:
     for left in (2, 1, 0):
         try:
-            with warnings.catch_warnings():  # Ray announces changes of its own future versions
-                warnings.simplefilter("ignore", FutureWarning)
-                ray.init(
-                    "local", num_cpus=cpus, include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **_QUIET
-                )
+            _init_ray("local", num_cpus=cpus, include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES)
             return
         except Exception as error:  # Ray raises just that when a busy machine makes it miss its own start-up deadline
             ray.shutdown()
@@ -221,6 +230,7 @@ class _Driver:
         self._gauges: dict[str, Gauge] = {}
         self._last_error = ""
         self._looked = 0.0
+        self._quiet_until = time.monotonic() + WAITING_SECONDS
         self.account = Account(store, held.holder, standing, runtime)
         self.interrupted = False
 
@@ -234,8 +244,7 @@ class _Driver:
 
     def run(self, make_work: MakeWork) -> None:
         """Work until everything is made, nothing can be made any more, or something stops the job."""
-        names = ("shards_done", "accepted", "rejected", "images_per_second", "gpu_seconds")
-        self._gauges = {name: Gauge(f"humansd_{name}", f"{name} of this job") for name in names}
+        self._gauges = _gauges({"out": self._store.url, "run": self._run})
         try:
             while self._goes_on():
                 for slot in self._slots:
@@ -417,10 +426,35 @@ class _Driver:
                 self._kill(slot)
                 self._schedule.hung(slot.number, failure)
                 self._after_failure(slot, index, failure.error)
+        self._tell_of_waiting(clock)
         now = self.account.tick(self._workers_up())
         self._display.show(now)
         for name, gauge in self._gauges.items():
             gauge.set(getattr(now, name) or 0)
+
+    def _tell_of_waiting(self, clock: float) -> None:
+        """Say once that no worker has found room, or has taken the last of it: a cluster may never have more."""
+        if self._workers_up():
+            self._quiet_until = math.inf
+        elif clock > self._quiet_until:
+            self._quiet_until = math.inf
+            wants = {"CPU": self._runtime.num_cpus, "GPU": self._runtime.num_gpus}
+            wants = {kind: number for kind, number in wants.items() if number}
+            free = {kind: ray.available_resources().get(kind, 0.0) for kind in wants}
+            if any(free[kind] < number for kind, number in wants.items()):
+                needs, has = (", ".join(f"{n:g} {kind}" for kind, n in some.items()) for some in (wants, free))
+                self._display.note(f"no worker is up yet: each wants {needs}; free on the cluster: {has}")
+
+
+def _gauges(tags: dict[str, str]) -> dict[str, Gauge]:
+    """The series that Ray's agents export, by the attribute of `Snapshot` that they show.
+
+    Series of drivers that have ended stay there for a while: the tags tell them apart.
+    """
+    gauges = {name: Gauge(f"humansd_{name}", meaning, tuple(tags)) for name, meaning in METRICS.items()}
+    for gauge in gauges.values():
+        gauge.set_default_tags(tags)
+    return gauges
 
 
 def _is_node_death(error: RayError) -> bool:

@@ -29,7 +29,7 @@ def grammar() -> Grammar:
     return load_grammar()
 
 
-def write_dataset(out: Path, count: int, n: int | None = None) -> list[str]:
+def write_dataset(out: Path | str, count: int, n: int | None = None) -> list[str]:
     """Write `count` shards of 4 accepted and 2 rejected samples of a dataset of n (default all); return the keys.
 
     The last slot of shard 1 is short.

@@ -14,6 +14,7 @@ import typer.main
 
 from pipelines import cli
 from pipelines.options import overrides, parse_shards
+from pipelines.store import Store
 from tests.pipelines.small_dataset import SHARD, write_dataset
 
 HEAVY = ("torch", "ray", "pandas", "pyarrow", "diffusers", "transformers", "numpy", "PIL", "cv2")
@@ -289,3 +290,28 @@ def test_overrides_come_after_the_file() -> None:
 @pytest.mark.parametrize(("text", "expected"), [(None, None), ("0:1", range(1)), ("12:40", range(12, 40))])
 def test_shard_ranges(text: str | None, expected: range | None) -> None:
     assert parse_shards(text) == expected
+
+
+def test_a_dataset_in_an_object_store_is_as_good_as_in_a_folder(
+    s3: str, out: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    there = f"{s3}/{tmp_path.name}/out"
+    write_dataset(there, 3)
+    assert run("status", there, "--json") == 1
+    assert json.loads(capsys.readouterr().out)["accepted"] == 11
+    for command in (["inspect", "--json"], ["inspect", "--rejected", "--json"], ["verify"]):
+        told = []
+        for where in (out, there):
+            code = run(command[0], where, *command[1:])
+            told.append((code, capsys.readouterr().out.replace(where, "OUT")))
+        assert told[0] == told[1]
+    assert run("index", there) == 0
+    assert len(pd.read_parquet(f"{there}/index.parquet")) == 11
+    assert run("inspect", there, "--sheet", str(tmp_path / "sheet.png")) == 0
+    store = Store(there)
+    store.write("shards/00000001.parquet", b"damaged", "run")
+    store.remove(["ledger/00000002.parquet"])
+    assert run("verify", there) == 1
+    assert run("repair", there) == 0
+    assert store.names("done") == ["00000000.json"]
+    assert run("verify", there) == 0

@@ -8,10 +8,8 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,39 +20,11 @@ from pipelines import dataset, shards
 from pipelines.engine import Runtime, run_job
 from pipelines.record import table_to_ledger
 from pipelines.store import Store
-from tests.pipelines.jobs import SHARD_SIZE, N, keys, make, tables
+from tests.pipelines.jobs import PATIENCE, SHARD_SIZE, N, keys, lines, make, start, tables, wait_for, wait_for_lines
 from tests.pipelines.toy import Toy, is_good, make_job, sample_key
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE = 180.0
 CI_SEEDS, ALL_SEEDS = range(5), range(20)
-
-
-def start(out: Path, address: str | None, **options: Any) -> subprocess.Popen[str]:
-    """A driver in a process of its own."""
-    given = json.dumps({"n": N, "shard_size": SHARD_SIZE, "workers": 2, "address": address, **options})
-    command = [sys.executable, "-X", "faulthandler", "-m", "tests.pipelines.toy", str(out), given]
-    return subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-
-
-def wait_for(what: Callable[[], Any], process: subprocess.Popen[str] | None = None) -> Any:
-    """The first true value of `what`; None when the process has ended before."""
-    deadline = time.monotonic() + PATIENCE
-    while not (found := what()):
-        if process is not None and process.poll() is not None:
-            return what() or None
-        assert time.monotonic() < deadline, "nothing happened"
-        time.sleep(0.02)
-    return found
-
-
-def lines(log: Path) -> list[str]:
-    return log.read_text().split() if log.exists() else []
-
-
-def wait_for_lines(log: Path, number: int, driver: subprocess.Popen[str]) -> bool:
-    """Whether so many candidates ran before the driver ended."""
-    return bool(wait_for(lambda: len(lines(log)) >= number, driver))
 
 
 def breadcrumbs(out: Path) -> list[dict[str, Any]]:
@@ -213,27 +183,3 @@ def test_on_a_laptop_ray_starts_and_ends_with_the_job(sound: Path, tmp_path: Pat
     assert ordeal.kills
     left = subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True, text=True, check=False).stdout
     assert left == ""
-
-
-@pytest.mark.slow
-def test_a_lost_machine_costs_no_row(sound: Path, tmp_path: Path) -> None:
-    """A node of the cluster dies again and again under the same batch: nothing is quarantined."""
-    from ray.cluster_utils import Cluster
-
-    log = tmp_path / "log"
-    machines = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-    try:
-        out = tmp_path / "out"
-        driver = start(out, machines.address, pause=0.5, log=str(log), workers=1)
-        for _ in range(4):
-            before = len(lines(log))
-            machine = machines.add_node(num_cpus=1)
-            wait_for_lines(log, before + 1, driver)
-            machines.remove_node(machine, allow_graceful=False)
-        machines.add_node(num_cpus=1)
-        _, told = driver.communicate(timeout=2 * PATIENCE)
-        assert driver.returncode == 0, told
-        assert "its machine is gone" in told
-        assert tables(out) == tables(sound)
-    finally:
-        machines.shutdown()

@@ -55,7 +55,8 @@ class Toy:
 
     pause: seconds a batch. log: each candidate that runs is noted here. kill, fail: candidates (`<index>#<attempt>`)
     that end their process or raise. bad: the first process that creates this file raises, hangs or dies
-    (`bad_way`) on every shard. no_start: make_work raises.
+    (`bad_way`) on every shard. no_start: make_work raises. places: where each shard is begun is noted here, as JSON
+    (shard, node, gpu, pid). hold: shards wait until there is this file.
     """
 
     pause: float = 0.0
@@ -65,6 +66,8 @@ class Toy:
     bad: str = ""
     bad_way: str = "raise"
     no_start: str = ""
+    places: str = ""
+    hold: str = ""
     image_bytes: int = 64
 
     def __call__(self) -> Work:
@@ -77,6 +80,10 @@ class Toy:
         def work(context: ShardContext) -> ShardResult:
             if bad:
                 _misbehave(self.bad_way)
+            if self.places:
+                _note_place(Path(self.places), context.task.index)
+            while self.hold and not Path(self.hold).exists():
+                time.sleep(0.05)
             return fill_slots(context, self._run, self.pause, self.image_bytes)
 
         return work
@@ -142,6 +149,14 @@ def make_job(out: str, n: int, shard_size: int, max_attempts: int, seed: int = 0
     named = {"seed": seed, "shard_size": shard_size}
     digest = hashlib.sha256(json.dumps(named).encode()).hexdigest()
     return Job(out, "toy", named, digest, {"n": n, **named}, n, shard_size, max_attempts)
+
+
+def _note_place(places: Path, shard: int) -> None:
+    import ray
+
+    node, gpu = ray.get_runtime_context().get_node_id(), os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    with places.open("a") as file:
+        file.write(json.dumps({"shard": shard, "node": node, "gpu": gpu, "pid": os.getpid()}) + "\n")
 
 
 def _create(path: Path) -> bool:
