@@ -5,20 +5,16 @@ from __future__ import annotations
 import dataclasses
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines import options
+from pipelines import commands_sets, options
 from pipelines.config import UserError, load_config
 from pipelines.options import examples
 
 if TYPE_CHECKING:
-    from pipelines.job import JobReport
     from pipelines.models import Model
-
-NAMED: Final = 10
-"""Shards and slots that are named one by one."""
 
 prompts_app = typer.Typer(invoke_without_command=True)
 actions_app = typer.Typer(help="The list of actions that prompts draw from.")
@@ -38,6 +34,7 @@ def register(app: typer.Typer) -> None:
             "humansd ghi --config sd21 --set sampler.steps=20 --out ghi --dry-run",
         )
     )(ghi)
+    commands_sets.register_imports(app)
     app.add_typer(evaluate_app, name="evaluate", epilog=examples("humansd evaluate mini --n 500"))
     app.command(epilog=examples("humansd status ghi", "humansd status s3://bucket/ghi --watch"))(status)
     app.command(
@@ -50,6 +47,7 @@ def register(app: typer.Typer) -> None:
     app.command(epilog=examples("humansd index ghi"))(index)
     app.command(epilog=examples("humansd verify ghi", "humansd verify s3://bucket/ghi --json"))(verify)
     app.command(epilog=examples("humansd repair ghi"))(repair)
+    commands_sets.register_export(app)
     app.command(
         epilog=examples(
             "humansd plan --config mini --n 10000",
@@ -180,20 +178,8 @@ def ghi(
     if json:
         options.print_json(dataclasses.asdict(report))
     elif not dry_run:
-        _say_report(report, out)
+        options.say_report(report, out)
     return report.exit_code
-
-
-def _say_report(report: JobReport, out: str) -> None:
-    """Name what a job could not make, and how to see more."""
-    for shard, line in sorted(report.failed.items())[:NAMED]:
-        options.say(f"failed: shard {shard}: {line}")
-    if report.short:
-        more = " …" if len(report.short) > NAMED else ""
-        options.say(f"short: {len(report.short):,} slots are not filled: {', '.join(report.short[:NAMED])}{more}")
-    if report.missing:
-        options.say(f"not made: {report.missing:,} shards" + (f" ({report.stopped})" if report.stopped else ""))
-    options.say(f"humansd status {out} tells more; the same command again makes what is missing")
 
 
 @evaluate_app.command("mini", epilog=examples("humansd evaluate mini", "humansd evaluate mini --n 100 --out report"))

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from pipelines.config import UserError
+
+if TYPE_CHECKING:
+    from pipelines.job import JobReport
+
+NAMED: Final = 10
+"""Shards and slots that are named one by one."""
 
 Config = Annotated[str, typer.Option(help="A bundled config (mini, sd15, sd21, sdxl) or the path of a TOML file.")]
 Out = Annotated[str, typer.Option(help="The dataset: a folder or a URL (s3://, gs://, az://).")]
@@ -51,3 +57,15 @@ def print_json(value: Any) -> None:
 def say(text: str) -> None:
     """Tell the user something that is not data: on stderr."""
     print(text, file=sys.stderr, flush=True)
+
+
+def say_report(report: JobReport, out: str) -> None:
+    """Name what a job could not make, and how to see more."""
+    for shard, line in sorted(report.failed.items())[:NAMED]:
+        say(f"failed: shard {shard}: {line}")
+    if report.short:
+        more = " …" if len(report.short) > NAMED else ""
+        say(f"short: {len(report.short):,} slots are not filled: {', '.join(report.short[:NAMED])}{more}")
+    if report.missing:
+        say(f"not made: {report.missing:,} shards" + (f" ({report.stopped})" if report.stopped else ""))
+    say(f"humansd status {out} tells more; the same command again makes what is missing")

@@ -242,12 +242,18 @@ LEDGER_SCHEMA: Final = pa.schema(
 
 
 def min_keypoint_score(people: Sequence[Person]) -> float | None:
-    """The lowest of the mean keypoint confidences (0-1) of `people`: how sure the least sure pose is. None if empty."""
-    return min((float(person.keypoints[:, 2].mean()) for person in people), default=None)
+    """The lowest of the mean keypoint confidences (0-1) of `people`: how sure the least sure pose is. None if empty.
+
+    Crowds, which are annotated as one region, do not count.
+    """
+    return min((float(person.keypoints[:, 2].mean()) for person in people if not person.iscrowd), default=None)
 
 
 def samples_to_table(samples: Sequence[Sample]) -> pa.Table:
-    """Samples as a table of `SCHEMA`, in the order given; num_people and min_keypoint_score follow from people."""
+    """Samples as a table of `SCHEMA`, in the order given.
+
+    num_people and min_keypoint_score follow from people, crowds left out.
+    """
     return pa.Table.from_pydict(_sample_columns(samples), schema=SCHEMA)
 
 
@@ -327,7 +333,7 @@ def _sample_columns(samples: Sequence[Sample]) -> dict[str, list[Any]]:
     columns["image"] = [
         None if sample.image is None else {"bytes": sample.image, "path": sample.image_path} for sample in samples
     ]
-    columns["num_people"] = [len(sample.people) for sample in samples]
+    columns["num_people"] = [sum(not person.iscrowd for person in sample.people) for sample in samples]
     columns["min_keypoint_score"] = [min_keypoint_score(sample.people) for sample in samples]
     columns["people"] = [[_slots_to_dict(person) for person in sample.people] for sample in samples]
     for person in (person for people in columns["people"] for person in people):
