@@ -55,6 +55,24 @@ def is_person(annotation: Mapping[str, Any], categories: frozenset[int] | None) 
     return categories is None or category is None or (isinstance(category, int) and category in categories)
 
 
+def annotated_size(image: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    """Return the width and height that an image record says, (None, None) where it says neither or no numbers."""
+    width, height = image.get("width"), image.get("height")
+    return (width, height) if isinstance(width, int) and isinstance(height, int) else (None, None)
+
+
+def scene_of(image: Mapping[str, Any]) -> str | None:
+    """Return Human-Art's category of an image as the grammar's scenes are spelled: `oil_painting` → `oil-painting`."""
+    category = text_of(image, "category")
+    return "-".join(category.lower().replace("_", " ").split()) if category else None
+
+
+def text_of(record: Mapping[str, Any], *names: str) -> str | None:
+    """Return the first text under these names, fit to be stored; None where there is none."""
+    found = next((record[name] for name in names if isinstance(record.get(name), str) and record[name]), None)
+    return None if found is None else found.encode("utf-8", "replace").decode()
+
+
 def person_of(annotation: Mapping[str, Any], width: int | None = None, height: int | None = None) -> Person:
     """Read a person off an annotation: visibility 2, 1, 0 becomes confidence 1, 0.5, 0; no keypoints, all are 0.
 

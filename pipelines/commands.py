@@ -35,6 +35,7 @@ def register(app: typer.Typer) -> None:
         )
     )(ghi)
     commands_sets.register_imports(app)
+    commands_sets.register_detectors(app, evaluate_app)
     app.add_typer(evaluate_app, name="evaluate", epilog=examples("humansd evaluate mini --n 500"))
     app.command(epilog=examples("humansd status ghi", "humansd status s3://bucket/ghi --watch"))(status)
     app.command(

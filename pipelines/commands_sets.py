@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from pipelines import options
-from pipelines.config import load_config
+from pipelines.config import UserError, load_config
 from pipelines.options import examples
 
 if TYPE_CHECKING:
+    from detectors.types import Detector
     from pipelines.humanart.job import ImageSet
 
 SetConfig = Annotated[str, typer.Option(help="A bundled config (humanart, coco) or the path of a TOML file.")]
@@ -32,6 +33,109 @@ def register_imports(app: typer.Typer) -> None:
             "humansd coco --ann mine.json --images s3://bucket/mine --out mine --n 100",
         )
     )(coco)
+
+
+def register_detectors(app: typer.Typer, evaluate: typer.Typer) -> None:
+    """Add the commands that run pose detectors on images, and `evaluate detector`."""
+    app.command(
+        epilog=examples(
+            "humansd detect photos/ --model mini-pose --out poses",
+            "humansd detect 'art/**/*.png' more.parquet --out poses --overlays",
+            "humansd detect ghi --model mini-pose --out poses --json",
+        )
+    )(detect)
+    evaluate.command(
+        "detector",
+        epilog=examples(
+            "humansd evaluate detector --ann val.json --images val2017",
+            "humansd evaluate detector --model mini-pose --data humanart --json",
+        ),
+    )(evaluate_detector)
+
+
+Model = Annotated[str, typer.Option(help="The pose detector; humansd models list names them.")]
+Batch = Annotated[int, typer.Option(min=1, help="Images (and people) a batch.")]
+Device = Annotated[str | None, typer.Option(help="A torch device; by default the GPU if there is one.")]
+
+
+def detect(
+    inputs: Annotated[
+        list[str], typer.Argument(metavar="INPUT...", help="Images, folders, globs, Parquet files, datasets.")
+    ],
+    out: Annotated[str, typer.Option(help="Where the poses go: a new folder or URL.")],
+    model: Model = "mini-pose",
+    min_score: Annotated[float, typer.Option(min=0, max=1, help="Leave out people with less confidence.")] = 0.0,
+    overlays: Annotated[bool, typer.Option("--overlays", help="Draw every image's skeletons over it.")] = False,
+    batch_size: Batch = 8,
+    device: Device = None,
+    json: options.Json = False,
+) -> int:
+    """Find people and their poses in any images: Parquet, COCO JSON and a contact sheet.
+
+    The same command again goes on where it stopped. Images that cannot be used are named, and the exit code is 1.
+    """
+    from pipelines import detect as runner
+
+    asked = runner.Asked(model, batch_size, min_score, overlays)
+    found = runner.run_detect(inputs, out, asked, lambda: _load(model, batch_size, device), options.say)
+    unusable = found.unusable or {}
+    if json:
+        options.print_json(dataclasses.asdict(found))
+    for key, reason in list(unusable.items())[: options.NAMED]:
+        options.say(f"{reason}: {key}")
+    options.say(f"{found.people:,} people in {found.images:,} images, {len(unusable):,} unusable: {out}/sheet.png")
+    return 1 if unusable else 0
+
+
+def evaluate_detector(
+    model: Model = "mini-pose",
+    ann: Annotated[str | None, typer.Option(metavar="FILE", help="An annotation file: COCO JSON.")] = None,
+    images: Annotated[
+        str | None, typer.Option(metavar="DIR", help="The folder or URL that its file names are relative to.")
+    ] = None,
+    data: Annotated[list[str] | None, typer.Option(metavar="OUT", help="A dataset instead; repeatable.")] = None,
+    batch_size: Batch = 8,
+    device: Device = None,
+    json: options.Json = False,
+) -> int:
+    """Measure a pose detector on annotated images: COCO's AP and AR in its own boxes, also by scene.
+
+    Images that cannot be used are left out and named, and the exit code is 1.
+    """
+    from pipelines.evaluate import detector as judge
+
+    if (ann is None or images is None) == (not data) or (data and (ann or images)):
+        raise UserError("give either --ann FILE and --images DIR, or --data OUT")
+    chosen = judge.annotated_dataset(data) if data else judge.annotated_set(ann or "", images or "")
+    loaded, _ = _load(model, batch_size, device)
+    scores = judge.evaluate_detector(loaded, chosen, batch_size, options.say)
+    if json:
+        for row in judge.as_json(scores):
+            options.print_json(row)
+    else:
+        print(judge.as_text(scores))
+    for name, reason in list(scores.unusable.items())[: options.NAMED]:
+        options.say(f"{reason}: {name}")
+    if scores.unusable:
+        options.say(f"{len(scores.unusable):,} images are left out")
+    return 1 if scores.unusable else 0
+
+
+def _load(model: str, batch_size: int, device: str | None) -> tuple[Detector, dict[str, str]]:
+    """Load a detector, and what it is by content. Raises UserError where it cannot be had."""
+    from detectors import load_detector, weights
+
+    try:
+        digest = weights.digest(weights.find(model))
+        return load_detector(model, device or _device(), batch_size), {"detector.sha256": digest}
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def _device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def register_export(app: typer.Typer) -> None:

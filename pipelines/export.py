@@ -30,7 +30,8 @@ def to_coco(out: str, folder: Path) -> tuple[int, int]:
     caption, scene and key become `description`, `category` and `key`.
 
     Images keep their file names; those that the import encoded anew have other bytes under the same name.
-    Raises UserError where `out` is no dataset, `folder` is not empty, or two samples have one image id or file name.
+    Raises UserError where `out` is no dataset, `folder` is not empty, or samples share an image id, or a file name but
+    not its bytes.
     """
     store = Store(out)
     dataset.read_manifest(store)
@@ -92,10 +93,9 @@ def _write(file: IO[str], store: Store, folder: Path) -> tuple[int, int]:
     with waiting.open("w+", encoding="utf-8") as later:
         for sample in _samples(store):
             image, theirs = coco_records(sample, images + 1, annotations + 1)
-            for what in (image["id"], image["file_name"]):
-                if what in seen:
-                    raise UserError(f"{seen[what]} and {sample.key} have the same image id or file name: {what}")
-                seen[what] = sample.key
+            if image["id"] in seen:
+                raise UserError(f"{seen[image['id']]} and {sample.key} have the same image id: {image['id']}")
+            seen[image["id"]] = sample.key
             _write_image(folder, image["file_name"], sample)
             file.write(("," if images else "") + "\n" + json.dumps(image))
             for one in theirs:
@@ -116,5 +116,7 @@ def _write_image(folder: Path, name: str, sample: Sample) -> None:
     if path.is_absolute() or ".." in path.parts or sample.image is None:
         raise UserError(f"{sample.key}: its file name leads out of the folder: {name}")
     target = folder / path
+    if target.exists() and target.read_bytes() != sample.image:
+        raise UserError(f"{sample.key}: another image has its file name: {name}")
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(sample.image)

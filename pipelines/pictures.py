@@ -90,6 +90,19 @@ class Picture:
             return self.pixels
         return np.asarray(Image.fromarray(self.pixels).transpose(_TURNS[self.orientation]))
 
+    def as_annotated(self, size: tuple[int | None, int | None]) -> Pixels:
+        """The pixels that annotations made at this width and height refer to.
+
+        Those stored where the size is theirs or is not known, those that viewers show where it is the turned one's:
+        some tools turn pictures as EXIF says, others do not. Where both have the size (half turns, squares), they are
+        those stored, as COCO's own tools have it. Raises PictureError (`size_mismatch`) where neither has.
+        """
+        if size in (self.size, (None, None)):
+            return self.pixels
+        if size != self.upright_size:
+            raise PictureError("size_mismatch")
+        return self.upright()
+
 
 def open_picture(data: bytes, max_pixels: int) -> Picture:
     """Decode an image file; nothing is decoded of one that is larger than max_pixels.

@@ -19,6 +19,11 @@ FRAME: Final = 512
 """Longer side in pixels that pictures are scaled to, so that COCO's sizes (medium 32²-96² px) mean the same."""
 MATCH_OKS: Final = 0.3
 """A found person matches an annotated one from this OKS on."""
+STATS: Final = (
+    *("ap", "ap50", "ap75", "ap_medium", "ap_large"),
+    *("ar", "ar50", "ar75", "ar_medium", "ar_large"),
+)
+"""What pycocotools' summary of keypoints says, in its order."""
 
 People = Sequence[tuple[Person, ...]]
 
@@ -97,23 +102,27 @@ def match(truth: tuple[Person, ...], found: tuple[Person, ...]) -> list[tuple[in
 
 
 def coco_ap(truth: People, found: People, scale: float = 1.0) -> dict[str, float]:
-    """COCO keypoint AP by pycocotools, without its printing: ap, ap50, ap75, ap_medium, ap_large.
+    """The five average precisions of `coco_scores`."""
+    scores = coco_scores(truth, found, scale)
+    return {name: scores[name] for name in STATS if name.startswith("ap")}
+
+
+def coco_scores(truth: People, found: People, scale: float = 1.0) -> dict[str, float]:
+    """COCO keypoint AP and AR by pycocotools, without its printing: `STATS`, 0-1, -1 where nobody is of that size.
 
     scale: factor on coordinates (areas go with its square) before the size classes are told apart.
     """
     given = [_annotation(p, image, scale) for image, people in enumerate(truth) for p in people]
     results = [_annotation(p, image, scale) for image, people in enumerate(found) for p in people]
     if not results or not given:
-        worst = 0.0 if given else -1.0
-        return {"ap": worst, "ap50": worst, "ap75": worst, "ap_medium": worst, "ap_large": worst}
+        return dict.fromkeys(STATS, 0.0 if given else -1.0)
     with contextlib.redirect_stdout(io.StringIO()):
         reference, detected = _coco(given, len(truth)), _coco(results, len(truth))
         evaluation = COCOeval(reference, detected, "keypoints")
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    names = ("ap", "ap50", "ap75", "ap_medium", "ap_large")
-    return {name: float(evaluation.stats[index]) for index, name in enumerate(names)}
+    return {name: float(value) for name, value in zip(STATS, evaluation.stats, strict=True)}
 
 
 def _annotation(person: Person, image: int, scale: float) -> dict[str, Any]:

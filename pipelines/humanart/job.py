@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from pipelines.coco import person_categories
+from pipelines.coco import person_categories, scene_of
 from pipelines.coco_file import AnnotationFile
 from pipelines.config import UserError, identity, plain
 from pipelines.humanart.config import ImportConfig
@@ -166,7 +166,6 @@ def run_import(
 def plan_import(images: ImageSet, config: ImportConfig, out: str, shards: range | None = None) -> dict[str, Any]:
     """Return what `run_import` would do; raises UserError where it would."""
     from pipelines import dataset
-    from pipelines.humanart.work import scene_of
     from pipelines.shards import read_markers
 
     job, _, file = compose(images, config, out, shards)

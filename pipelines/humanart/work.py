@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from detectors.types import Person
-from pipelines.coco import UnusableError, is_person, person_of
+from pipelines.coco import UnusableError, annotated_size, is_person, person_of, scene_of, text_of
 from pipelines.coco_file import Json, Record
 from pipelines.humanart.config import ImportConfig
 from pipelines.images import SUFFIXES, encode_image, perceptual_hash
@@ -136,7 +136,7 @@ class ImportWork:
                 step(row)
             except (PictureError, UnusableError) as error:
                 row.why = row.why or Why(stage, str(error))
-                if stage != "annotation" and str(error) != "size_mismatch":
+                if stage == "file":
                     break
             except UnreachableError:
                 raise
@@ -157,7 +157,7 @@ class ImportWork:
         if not isinstance(row.image.get("file_name"), str):
             raise UnusableError("no_file_name")
         theirs = [one for one in row.annotations if is_person(one, self.categories)]
-        row.people = tuple(person_of(one, *_annotated_size(row.image)) for one in theirs)
+        row.people = tuple(person_of(one, *annotated_size(row.image)) for one in theirs)
         posed = sum(not p.iscrowd and bool((p.keypoints[:, 2] > 0).any()) for p in row.people)
         if len(row.people) > MOST_PEOPLE:
             raise UnusableError("too_many_people")
@@ -172,16 +172,16 @@ class ImportWork:
         row.data = read_first(self.folder, names, self.config.limits.max_file_bytes)
 
     def _open(self, row: Row) -> None:
-        """Decode; keep the file as it is, or encode its pixels anew as the annotations mean them."""
-        picture = open_picture(row.data, self.config.limits.max_pixels)
-        row.picture, row.size = picture, picture.size
-        annotated = _annotated_size(row.image)
-        turned = annotated != picture.size and annotated == picture.upright_size
-        pixels = picture.upright() if turned else picture.pixels
-        limits = self.config.limits
+        """Decode; keep the file as it is, or encode the pixels that the annotations mean anew."""
+        limits, output = self.config.limits, self.config.output
+        picture = row.picture = open_picture(row.data, limits.max_pixels)
+        mismatch: PictureError | None = None
+        try:
+            pixels = picture.as_annotated(annotated_size(row.image))
+        except PictureError as error:
+            mismatch, pixels = error, picture.pixels
         row.anew = picture.odd + (("large",) if len(row.data) > limits.max_bytes else ())
         if row.anew:
-            output = self.config.output
             row.stored, row.suffix = encode_image(pixels, output.format, output.quality), SUFFIXES[output.format]
         else:
             row.stored, row.suffix = row.data, SUFFIX[picture.format]
@@ -190,8 +190,8 @@ class ImportWork:
         if len(row.stored) > limits.max_bytes:
             row.stored = b""
             raise PictureError("too_large")
-        if annotated not in ((None, None), picture.size, picture.upright_size):
-            raise PictureError("size_mismatch")
+        if mismatch is not None:
+            raise mismatch
 
     def _outcome(self, row: Row, shard: int, why: Why | None) -> Outcome:
         if why is None:
@@ -204,9 +204,9 @@ class ImportWork:
             reason=why.reason,
             measured=_measured(row),
             found_people=min(len(row.people), MOST_PEOPLE),
-            caption=_text(row.image, "description", "caption"),
+            caption=text_of(row.image, "description", "caption"),
             scene=scene_of(row.image),
-            url=_text(row.image, *URLS),
+            url=text_of(row.image, *URLS),
         )
         keep = self.config.keep_rejected and row.stored and len(row.people) <= MOST_PEOPLE
         return ledger, Rejected(self._sample(row), why.stage, why.reason, 1) if keep else None
@@ -223,27 +223,21 @@ class ImportWork:
             image_path=f"{row.key}.{row.suffix}",
             width=row.size[0],
             height=row.size[1],
-            caption=_text(row.image, "description", "caption") or "",
+            caption=text_of(row.image, "description", "caption") or "",
             people=row.people,
             annotation=json.dumps(_finite(carried), allow_nan=False),
             scene=scene_of(row.image),
             origin=Origin(
-                url=_text(row.image, *URLS),
-                page=_text(row.image, "page_url", "flickr_url"),
+                url=text_of(row.image, *URLS),
+                page=text_of(row.image, "page_url", "flickr_url"),
                 width=width,
                 height=height,
                 sha256=hashlib.sha256(row.data).hexdigest(),
                 licence=self.licences.get(row.image.get("license")) if _hashable(row.image.get("license")) else None,
-                author=_text(row.image, "author"),
+                author=text_of(row.image, "author"),
             ),
             phash=row.phash,
         )
-
-
-def scene_of(image: Mapping[str, Any]) -> str | None:
-    """Return Human-Art's category of an image as the grammar's scenes are spelled: `oil_painting` → `oil-painting`."""
-    category = _text(image, "category")
-    return "-".join(category.lower().replace("_", " ").split()) if category else None
 
 
 def _settled(previous: ShardResult | None) -> dict[str, Outcome]:
@@ -255,13 +249,8 @@ def _settled(previous: ShardResult | None) -> dict[str, Outcome]:
     return settled | {row.key: (row, kept.get(row.key)) for row in previous.ledger}
 
 
-def _annotated_size(image: Mapping[str, Any]) -> tuple[int | None, int | None]:
-    width, height = image.get("width"), image.get("height")
-    return (width, height) if isinstance(width, int) and isinstance(height, int) else (None, None)
-
-
 def _measured(row: Row) -> dict[str, float | None]:
-    width, height = _annotated_size(row.image)
+    width, height = annotated_size(row.image)
     annotated = {"annotated_width": width, "annotated_height": height, "annotations": len(row.annotations)}
     found = {"bytes": len(row.data)} if row.data else {}
     found |= {"width": row.picture.size[0], "height": row.picture.size[1]} if row.picture else {}
@@ -270,12 +259,6 @@ def _measured(row: Row) -> dict[str, float | None]:
 
 def _float(value: int) -> float | None:
     return float(value) if abs(value) < 2**53 else None
-
-
-def _text(record: Mapping[str, Any], *names: str) -> str | None:
-    """The first text under these names, fit to be stored; None where there is none."""
-    found = next((record[name] for name in names if isinstance(record.get(name), str) and record[name]), None)
-    return None if found is None else found.encode("utf-8", "replace").decode()
 
 
 def _finite(value: Any) -> Any:
@@ -295,7 +278,7 @@ def licences_of(licences: Any) -> dict[Any, str]:
     """Return the file's list of licences as id → name."""
     named: Sequence[Any] = licences if isinstance(licences, list) else ()
     return {
-        one["id"]: _text(one, "name", "url") or ""
+        one["id"]: text_of(one, "name", "url") or ""
         for one in named
         if isinstance(one, dict) and _hashable(one.get("id"))
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -136,7 +135,7 @@ def test_a_dry_run_says_what_would_be_imported(drawn: Path, tmp_path: Path, caps
     file = drawn / "HumanArt/annotations/training_humanart.json"
     found = plan_import(ImageSet("human-art", str(file), str(drawn)), ImportConfig(n=20), str(tmp_path / "out"))
     assert (found["images"], found["shards_to_do"], found["unusable"]["duplicate_id"]) == (20, 1, 3)
-    assert os.listdir(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
