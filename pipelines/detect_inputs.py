@@ -102,20 +102,25 @@ def _read(file: str) -> bytes | None:
 
 
 class _Rows:
-    """A Parquet file, of which one row group is held at a time."""
+    """A Parquet file, of which one row group is held at a time, or a dataset's shard."""
 
     def __init__(self, out: str | None, file: str) -> None:
         self.where = (out, file)
-        handle: Any = file if out is None else Store(out).open_parquet(file, ["key", "image"])
-        self._file = pq.ParquetFile(handle)
-        names = self._file.schema_arrow.names
+        self._file: pq.ParquetFile | None = None
+        self._first = 0
+        self._rows: list[dict[str, Any]] = []
+        if out is not None:
+            with Store(out).open_parquet(file, ["key", "image"]) as handle:
+                self._rows = shards.read_parquet(handle, ["key", "image"]).to_pylist()
+            names = ["key", "image"]
+        else:
+            self._file = pq.ParquetFile(file)
+            names = self._file.schema_arrow.names
         self._image = next(name for name in IMAGE_COLUMNS if name in names)
         self._name = next((name for name in NAME_COLUMNS if name in names and name != self._image), None)
-        self._group = -1
-        self._rows: list[dict[str, Any]] = []
-        self._first = 0
 
     def read(self, row: int) -> tuple[str, bytes | None]:
+        """Return a row's name and image."""
         if not self._first <= row < self._first + len(self._rows):
             self._load(row)
         found = self._rows[row - self._first]
@@ -126,12 +131,13 @@ class _Rows:
         return str(name), data if isinstance(data, bytes) else None
 
     def _load(self, row: int) -> None:
+        """Read the row group that a row is in."""
+        assert self._file is not None
+        columns = [self._image] + ([self._name] if self._name else [])
         first = 0
         for group in range(self._file.num_row_groups):
             rows = self._file.metadata.row_group(group).num_rows
-            if row < first + rows:
-                columns = [self._image] + ([self._name] if self._name else [])
+            if first <= row < first + rows:
                 table = self._file.read_row_group(group, columns=columns, use_threads=False)
                 self._first, self._rows = first, table.to_pylist()
-                return
             first += rows

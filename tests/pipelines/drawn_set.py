@@ -149,7 +149,7 @@ def write_set(root: Path, odd: bool = True, copies: int = 1) -> Path:
         number: int, data: bytes | None, people: tuple[Person, ...], suffix: str = "png"
     ) -> tuple[Json, list[Json]]:
         record = image_record(number, scenes[number % len(scenes)], suffix)
-        theirs = [annotation(p, record["id"], 100 * number + i) for i, p in enumerate(people)]
+        theirs = [annotation(p, record["id"], 100 * number + i) for i, p in enumerate(people, 1)]
         if data is not None:
             path = root / record["file_name"]
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -30,7 +30,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def annotations(root: Path) -> Path:
+def annotation_file(root: Path) -> Path:
     return root / "HumanArt/annotations/training_humanart.json"
 
 
@@ -63,12 +63,12 @@ def by_pycocotools(file: Path, images: list[Annotated], detector: MiniPose) -> l
 
 
 def test_the_figures_are_pycocotools_own(drawn: Path) -> None:
-    images = list(annotated_set(str(annotations(drawn)), str(drawn)))
+    images = list(annotated_set(str(annotation_file(drawn)), str(drawn)))
     detector = MiniPose(batch_size=8)
     scores = evaluate_detector(detector, images, 8)
     overall = scores.scenes[0]
     assert (overall.scene, overall.images, overall.people) == ("all", 16, 30)
-    expected = by_pycocotools(annotations(drawn), images, detector)
+    expected = by_pycocotools(annotation_file(drawn), images, detector)
     assert [overall.scores[name] for name in STATS] == pytest.approx(expected, abs=1e-4)
     assert overall.scores["ap"] > 0.5
     assert {one.scene for one in scores.scenes[1:]} == {"cartoon", "oil-painting", "kids-drawing", "stained-glass"}
@@ -92,7 +92,7 @@ def test_scenes_are_scored_apart() -> None:
 
 
 def test_the_command_line(drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["evaluate", "detector", "--ann", str(annotations(drawn)), "--images", str(drawn / "HumanArt")]
+    arguments = ["evaluate", "detector", "--ann", str(annotation_file(drawn)), "--images", str(drawn / "HumanArt")]
     assert cli.main([*arguments, "--json"]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert rows[0]["scene"] == "all"
@@ -106,7 +106,7 @@ def test_the_command_line(drawn: Path, tmp_path: Path, capsys: pytest.CaptureFix
 
 def test_images_that_cannot_be_used_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_set(tmp_path / "data")
-    arguments = ["evaluate", "detector", "--ann", str(annotations(tmp_path / "data"))]
+    arguments = ["evaluate", "detector", "--ann", str(annotation_file(tmp_path / "data"))]
     assert cli.main([*arguments, "--images", str(tmp_path / "data")]) == 1
     told = capsys.readouterr().err
     assert "duplicate_id: " in told
