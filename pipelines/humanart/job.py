@@ -159,7 +159,7 @@ def run_import(
     """Import a set into `out`, or what is still missing of it. Raises UserError where the user must act first."""
     from pipelines.engine import run_job
 
-    job, make_work, _ = compose(images, config, out, shards)
+    job, make_work = compose(images, config, out, shards)[:2]  # the annotation file is not kept while the job runs
     return run_job(job, make_work, runtime_of(config, address))
 
 
