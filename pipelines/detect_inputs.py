@@ -117,7 +117,7 @@ class _Rows:
             self._file = pq.ParquetFile(file)
             names = self._file.schema_arrow.names
         self._image = next(name for name in IMAGE_COLUMNS if name in names)
-        self._name = next((name for name in NAME_COLUMNS if name in names and name != self._image), None)
+        self._name = next((name for name in NAME_COLUMNS if name in names), None)
 
     def read(self, row: int) -> tuple[str, bytes | None]:
         """Return a row's name and image."""

@@ -77,7 +77,7 @@ def test_written_and_read_again_a_person_is_the_same(
     written = annotation_of(person, 3, 1)
     again = person_of(written)
     assert np.array_equal(again.keypoints, keypoints)
-    assert np.float32([*again.bbox, again.area]).tolist() == list(sizes)
+    assert np.array([*again.bbox, again.area], np.float32).tolist() == list(sizes)
     assert again.visibility == person.visibility
     assert written["num_keypoints"] == int((seen > 0).sum())
 
