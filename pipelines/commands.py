@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines import commands_sets, options
+from pipelines import commands_second, commands_sets, options
 from pipelines.config import UserError, load_config
 from pipelines.options import examples
 
@@ -36,6 +36,7 @@ def register(app: typer.Typer) -> None:
     )(ghi)
     commands_sets.register_imports(app)
     commands_sets.register_detectors(app, evaluate_app)
+    commands_second.register(app)
     app.add_typer(evaluate_app, name="evaluate", epilog=examples("humansd evaluate mini --n 500"))
     app.command(epilog=examples("humansd status ghi", "humansd status s3://bucket/ghi --watch"))(status)
     app.command(
@@ -45,7 +46,7 @@ def register(app: typer.Typer) -> None:
             "humansd inspect ghi --json",
         )
     )(inspect)
-    app.command(epilog=examples("humansd index ghi"))(index)
+    app.command(epilog=examples("humansd index ghi", "humansd index ghi --columns captions"))(index)
     app.command(epilog=examples("humansd verify ghi", "humansd verify s3://bucket/ghi --json"))(verify)
     app.command(epilog=examples("humansd repair ghi"))(repair)
     commands_sets.register_export(app)
@@ -227,12 +228,13 @@ def inspect(
     rejected: Annotated[bool, typer.Option("--rejected", help="What was rejected, with the reasons.")] = False,
     n: Annotated[int, typer.Option("--n", min=1, help="How many rows, drawn at random.")] = 24,
     seed: Annotated[int, typer.Option(min=0, help="Another seed draws other rows.")] = 0,
+    poses: options.Poses = None,
     json: options.Json = False,
 ) -> None:
     """Look at a dataset: a contact sheet with skeletons and captions, or rows as text."""
     from pipelines.inspect import rows
 
-    picked, total = rows.pick(out, "rejected" if rejected else "shards", n, seed)
+    picked, total = rows.pick(out, "rejected" if rejected else "shards", n, seed, poses)
     if sheet is not None:
         from pipelines.inspect.sheet import card_of, draw_sheet, save
 
@@ -247,11 +249,16 @@ def inspect(
             print(rows.as_text(row))
 
 
-def index(out: options.Dataset) -> None:
+def index(
+    out: options.Dataset,
+    columns: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Columns that annotate added, too; repeatable.")
+    ] = None,
+) -> None:
     """Write OUT/index.parquet: every column but the images, for pandas."""
     from pipelines.dataset import write_index
 
-    rows = write_index(out)
+    rows = write_index(out, columns or ())
     options.say(f"{rows:,} rows in {out.rstrip('/')}/index.parquet")
 
 
@@ -263,7 +270,7 @@ def verify(out: options.Dataset, json: options.Json = False) -> int:
     for problem in check(out):
         found += 1
         if json:
-            options.print_json({"file": problem.file, "what": problem.what, "shard": problem.shard})
+            options.print_json(dataclasses.asdict(problem))
         else:
             print(f"{problem.file}: {problem.what}")
     options.say(f"{found} problems: humansd repair {out} drops what is wrong" if found else "sound")
@@ -277,7 +284,7 @@ def repair(out: options.Dataset, json: options.Json = False) -> None:
     problems = mend(out)
     for problem in problems:
         if json:
-            options.print_json({"file": problem.file, "what": problem.what, "shard": problem.shard})
+            options.print_json(dataclasses.asdict(problem))
         else:
             print(f"{problem.file}: {problem.what}")
     options.say("dropped; run the job again to make it anew" if problems else "sound: nothing to repair")

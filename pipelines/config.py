@@ -71,6 +71,22 @@ def load_config(cls: type[T], source: str | Path | None, overrides: Sequence[str
     return _build(cls, values, where)
 
 
+def restore(cls: type[T], values: Mapping[str, Any], where: str, overrides: Sequence[str] = ()) -> T:
+    """Read back what `plain` made of a config, with overrides as in `load_config`; `where` names it in errors."""
+    converted = _convert_table(cls, _without_none(values), where, Path())
+    for override in overrides:
+        _merge(converted, _convert_override(cls, override))
+    return _build(cls, converted, where)
+
+
+def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values as TOML would have them, which has no null."""
+    return {
+        name: _without_none(value) if isinstance(value, Mapping) else "none" if value is None else value
+        for name, value in values.items()
+    }
+
+
 def _find(source: str | Path) -> Path:
     path = Path(source)
     if path.suffix == ".toml" or len(path.parts) > 1:
@@ -304,8 +320,13 @@ def identity(config: Any, extra: Mapping[str, Any]) -> tuple[dict[str, Any], str
     clash = named.keys() & extra.keys()
     assert not clash, f"named twice in an identity: {sorted(clash)}"
     named |= extra
+    return named, identity_of_values(named)
+
+
+def identity_of_values(named: Mapping[str, Any]) -> str:
+    """Return the sha256, in hex, of JSON values by name, whatever their order."""
     text = json.dumps(named, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
-    return named, hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -12,15 +12,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyarrow.fs import LocalFileSystem
 
-from pipelines import lease, record, shards
+from pipelines import columns, lease, record, shards
 from pipelines.config import UserError, difference
 from pipelines.store import Store, temporary_run
 from pipelines.work import ShardTask
 
 if TYPE_CHECKING:
-    import pyarrow.dataset
+    from pipelines.job import Job
 
 DATASET: Final = "dataset.json"
 INDEX: Final = "index.parquet"
@@ -59,11 +58,21 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something `verify` found: file (relative to OUT), what is wrong, and the shard to make anew, if it is one."""
+    """Something `verify` found: file (relative to OUT), what is wrong, and the shard to make anew, if it is one.
+
+    columns: the added columns that it concerns; None: the dataset itself.
+    """
 
     file: str
     what: str
     shard: int | None = None
+    columns: str | None = None
+
+
+def manifest_of(job: Job) -> Manifest:
+    """What a job's dataset is made from."""
+    fields = ("source", "identity_hash", "identity", "n", "shard_size", "max_attempts", "config")
+    return Manifest(**{name: getattr(job, name) for name in fields})
 
 
 def read_manifest(store: Store) -> Manifest:
@@ -99,8 +108,9 @@ def check_manifest(store: Store, manifest: Manifest) -> bool:
     changed = difference(before, after)
     if changed or old.identity_hash != manifest.identity_hash:
         shown = "; ".join(changed[:5]) + (f"; and {len(changed) - 5} more" if len(changed) > 5 else "")
+        what, other = ("columns", "--name") if manifest.source == columns.SOURCE else ("a dataset", "--out")
         raise UserError(
-            f"{store.root} holds a dataset of another identity ({shown}): take the old values, or another --out"
+            f"{store.root} holds {what} of another identity ({shown}): take the old values, or another {other}"
         )
     for name in ("n", "max_attempts"):
         have, asked = getattr(old, name), getattr(manifest, name)
@@ -161,56 +171,37 @@ def pending(manifest: Manifest, wanted: range, done: Mapping[int, shards.Done]) 
 
 def clean(store: Store, held: range) -> None:
     """Remove temporary files and breadcrumbs that killed runs left; held: the shards whose lease the caller has."""
-    for folder in (*shards.FOLDERS, "done", "failed", shards.INFLIGHT):
+    for folder in ("", *shards.FOLDERS, "done", "failed", shards.INFLIGHT):
         for name in store.names(folder):
             number = name.removeprefix(".")[:8]
             leftover = temporary_run(name) is not None or folder == shards.INFLIGHT
             if leftover and number.isdigit() and int(number) in held:
-                store.remove([f"{folder}/{name}"])
+                store.remove([f"{folder}/{name}".removeprefix("/")])
 
 
-def open_dataset(outs: Sequence[str]) -> pyarrow.dataset.Dataset:
-    """One or several OUTs as one Arrow dataset of accepted rows: to scan, filter, or hand to pandas and DuckDB.
+def write_index(out: str, add: Sequence[str] = ()) -> int:
+    """Write OUT/index.parquet: every column but the image, plus shard and row within it. Returns its rows.
 
-    Only committed shards are in it. Raises UserError where an OUT holds no dataset and where a key is in two places
-    (it names both).
+    add: names of columns that `annotate` added; they come as `NAME.column`.
     """
-    import pyarrow.dataset as pads  # imports pandas: a second that only this function needs
-
-    parts = []
-    seen: dict[str, str] = {}
-    for store in (Store(out) for out in outs):
-        read_manifest(store)
-        indices = shards.done_indices(store)
-        for index in indices:
-            where = store.path(shards.table_name("shards", index))
-            for key in shards.read_table(store, "shards", index, ["key"])["key"].to_pylist():
-                if key in seen:
-                    raise UserError(f"key {key} is in both {seen[key]} and {where}: leave one of them out")
-                seen[key] = where
-        paths = [store.path(shards.table_name("shards", index)) for index in indices]
-        filesystem = LocalFileSystem() if store.local else store.fs
-        if paths:
-            parts.append(pads.dataset(paths, schema=record.SCHEMA, format="parquet", filesystem=filesystem))
-        else:
-            parts.append(pads.dataset(record.SCHEMA.empty_table()))
-    return parts[0] if len(parts) == 1 else pads.dataset(parts)
-
-
-def write_index(out: str) -> int:
-    """Write OUT/index.parquet: every column but the image, plus shard and row within it. Returns its rows."""
     store = Store(out)
     read_manifest(store)
-    columns = [name for name in record.SCHEMA.names if name != "image"]
+    wanted = [name for name in record.SCHEMA.names if name != "image"]
+    indices = shards.done_indices(store)
+    schema = pa.schema([*(record.SCHEMA.field(name) for name in wanted), *columns.fields(store, indices, add)])
+    schema = schema.append(pa.field("shard", pa.int32())).append(pa.field("row", pa.int32()))
     sink = pa.BufferOutputStream()
-    schema = pa.schema([*(record.SCHEMA.field(name) for name in columns), ("shard", pa.int32()), ("row", pa.int32())])
     rows = 0
     with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
-        for index in shards.done_indices(store):
-            table = shards.read_table(store, "shards", index, columns).select(columns)
+        for index in indices:
+            table = columns.read_shard(store, index, wanted, add)
             numbers = pa.array(range(table.num_rows), pa.int32())
             table = table.append_column("shard", pa.array([index] * table.num_rows, pa.int32()))
-            writer.write_table(table.append_column("row", numbers).cast(schema))
+            table = table.append_column("row", numbers)
+            for field in schema:
+                if field.name not in table.column_names:
+                    table = table.append_column(field, pa.nulls(table.num_rows, field.type))
+            writer.write_table(table.select(schema.names).cast(schema))
             rows += table.num_rows
     store.write(INDEX, memoryview(sink.getvalue()), lease.new_run())
     return rows
@@ -219,11 +210,15 @@ def write_index(out: str) -> int:
 def verify(out: str) -> Iterator[Problem]:
     """Re-read every file of a dataset against its done markers and yield what is wrong; nothing means it is sound.
 
+    Added columns are read too, and those that are not of their shard's rows (any more) are named.
     Shards that were never made are no problem, and neither is what running drivers are writing.
     Raises UserError where OUT is no dataset.
     """
     store = Store(out)
     yield from _problems(store, lease.live(store))
+    for name in columns.names(store):
+        own = columns.folder(store, name)
+        yield from _problems_of_columns(store, name, lease.live(own))
 
 
 def _problems(store: Store, running: Sequence[lease.Holder]) -> Iterator[Problem]:
@@ -233,15 +228,33 @@ def _problems(store: Store, running: Sequence[lease.Holder]) -> Iterator[Problem
     for index in committed:
         yield from _verify_shard(store, manifest, index, keys)
     settled = set(committed)
-    for folder in shards.FOLDERS:
+    folders = ("",) if manifest.source == columns.SOURCE else shards.FOLDERS
+    for folder in folders:
         for name in store.names(folder):
             number = int(name[:8]) if name[:8].isdigit() else -1
             if any(number in range(driver.start, driver.stop) or driver.run in name for driver in running):
                 continue  # being written right now
+            file = f"{folder}/{name}".removeprefix("/")
             if temporary_run(name) is not None:
-                yield Problem(f"{folder}/{name}", "left over from an interrupted write")
-            elif number not in settled:
-                yield Problem(f"{folder}/{name}", "has no done marker: never committed")
+                yield Problem(file, "left over from an interrupted write")
+            elif number not in settled and (folder or number >= 0):
+                yield Problem(file, "has no done marker: never committed")
+
+
+def _problems_of_columns(store: Store, name: str, running: Sequence[lease.Holder]) -> Iterator[Problem]:
+    own = columns.folder(store, name)
+    found: list[Problem] = []
+    try:
+        found += _problems(own, running)
+    except UserError as error:
+        yield Problem(f"{columns.COLUMNS}/{name}/{DATASET}", str(error))
+        return
+    damaged = {problem.shard for problem in found}
+    for index, why in columns.stale(store, name):
+        if index not in damaged:
+            found.append(Problem(shards.table_name("", index), why, index))
+    for problem in found:
+        yield dataclasses.replace(problem, file=f"{columns.COLUMNS}/{name}/{problem.file}", columns=name)
 
 
 def _verify_shard(store: Store, manifest: Manifest, index: int, keys: dict[str, int]) -> Iterator[Problem]:
@@ -254,12 +267,12 @@ def _verify_shard(store: Store, manifest: Manifest, index: int, keys: dict[str, 
     if done.shard != index or done.identity != manifest.identity_hash:
         yield Problem(marker, "belongs to another shard or dataset", index)
         return
-    for folder in shards.FOLDERS:
+    for folder, expected in done.files.items():
         name = shards.table_name(folder, index)
-        what = _verify_file(store, name, done.files[folder])
+        what = _verify_file(store, name, expected)
         if what is not None:
             yield Problem(name, what, index)
-        elif folder == "shards":
+        elif folder in ("shards", ""):
             for key in shards.read_table(store, folder, index, ["key"])["key"].to_pylist():
                 if key in keys:
                     yield Problem(name, f"holds the key {key}, which is in shard {keys[key]} too", index)
@@ -289,10 +302,20 @@ def repair(out: str) -> list[Problem]:
     """
     store = Store(out)
     read_manifest(store)
-    with contextlib.closing(lease.acquire(store, EVERYTHING, lease.new_run())):
-        found = list(_problems(store, running=()))
-        bad = sorted({problem.shard for problem in found if problem.shard is not None})
-        store.remove(shards.done_name(index) for index in bad)  # first: from here on these shards do not exist
-        store.remove(shards.table_name(folder, index) for index in bad for folder in shards.FOLDERS)
-        store.remove(problem.file for problem in found if problem.shard is None)
+    with contextlib.ExitStack() as stack:
+        found: list[Problem] = []
+        for name in (None, *columns.names(store)):  # the dataset first: columns follow it
+            own = store if name is None else columns.folder(store, name)
+            stack.enter_context(contextlib.closing(lease.acquire(own, EVERYTHING, lease.new_run())))
+            some = list(_problems(store, ()) if name is None else _problems_of_columns(store, name, ()))
+            _drop(store, own, some)
+            found += some
     return found
+
+
+def _drop(store: Store, own: Store, problems: Sequence[Problem]) -> None:
+    bad = sorted({problem.shard for problem in problems if problem.shard is not None})
+    own.remove(shards.done_name(index) for index in bad)  # first: from here on these shards do not exist
+    folders = shards.FOLDERS if own is store else ("",)
+    own.remove(shards.table_name(folder, index) for index in bad for folder in folders)
+    store.remove(problem.file for problem in problems if problem.shard is None)

@@ -83,8 +83,7 @@ def run_job(job: Job, make_work: MakeWork, runtime: Runtime) -> JobReport:
     another driver works on an overlapping range, the models cannot be loaded.
     """
     store = Store(job.out)
-    fields = ("source", "identity_hash", "identity", "n", "shard_size", "max_attempts", "config")
-    manifest = dataset.Manifest(**{name: getattr(job, name) for name in fields})
+    manifest = dataset.manifest_of(job)
     asked, last = manifest.shards if job.shards is None else job.shards, manifest.shards.stop
     wanted = range(asked.start, min(asked.stop, last))
     if wanted.start < 0 or not wanted:
@@ -99,7 +98,8 @@ def run_job(job: Job, make_work: MakeWork, runtime: Runtime) -> JobReport:
                 dataset.write_manifest(store, manifest, job.files, run)
                 dataset.check_manifest(store, manifest)  # a driver that started together with this one may have won
             dataset.clean(store, wanted)
-            standing = dataset.standing(manifest, wanted, shards.read_markers(store, wanted))
+            find = job.standing or dataset.standing
+            standing = find(manifest, wanted, shards.read_markers(store, wanted))
         except StorageError as error:
             raise UserError(f"cannot write to {error}") from None
         except (NotADirectoryError, FileExistsError) as error:

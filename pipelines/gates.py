@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 from detectors.types import Person
 from pipelines.config import key
 
+SAFETY: Final = "safety"
+"""The gate whose rejects keep no bytes."""
+
 Measured = Mapping[str, float | None]
 """Name → value; None where it could not be or was not measured."""
 
@@ -145,7 +148,7 @@ Gate = Callable[[Measured, int, GatesConfig], str | None]
 
 GATES: Final[Mapping[str, Gate]] = {
     "broken_image": broken_image,
-    "safety": safety,
+    SAFETY: safety,
     "people_count": people_count,
     "usable_pose": usable_pose,
     "visible_keypoints": visible_keypoints,

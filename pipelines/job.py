@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipelines.dataset import Manifest, Standing
+    from pipelines.shards import Done
 
 
 @dataclass(frozen=True)
@@ -18,6 +22,8 @@ class Job:
     shards: the shards this driver works on (`--shards A:B`); None = all; what lies beyond the last is left out.
         Drivers of one OUT need disjoint ranges.
     files: more files for OUT, by path below it (`grammar/scenes.tsv`, `README.md`).
+    standing: tells which of the shards wanted are still to make, where those are not simply all that are missing
+        (`pipelines.dataset.standing`): a job that follows another dataset's shards.
     """
 
     out: str
@@ -30,6 +36,7 @@ class Job:
     max_attempts: int
     shards: range | None = None
     files: Mapping[str, bytes] = field(default_factory=dict)
+    standing: Callable[[Manifest, range, Iterable[Done]], Standing] | None = None
 
 
 @dataclass(frozen=True)

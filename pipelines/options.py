@@ -25,6 +25,10 @@ Workers = Annotated[int | None, typer.Option(min=1, help="Workers that hold the 
 Shards = Annotated[str | None, typer.Option(metavar="A:B", help="Only the shards A … B-1, beside other drivers.")]
 Address = Annotated[str | None, typer.Option(metavar="RAY", help="Ray cluster to join; else Ray starts here.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a config key; repeatable.")]
+Poses = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Show the people of these added columns in place of the dataset's own."),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything and say what would run; make nothing.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
 
@@ -59,7 +63,7 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def say_report(report: JobReport, out: str) -> None:
+def say_report(report: JobReport, out: str, again: str = "the same command again makes what is missing") -> None:
     """Name what a job could not make, and how to see more."""
     for shard, line in sorted(report.failed.items())[:NAMED]:
         say(f"failed: shard {shard}: {line}")
@@ -68,4 +72,4 @@ def say_report(report: JobReport, out: str) -> None:
         say(f"short: {len(report.short):,} slots are not filled: {', '.join(report.short[:NAMED])}{more}")
     if report.missing:
         say(f"not made: {report.missing:,} shards" + (f" ({report.stopped})" if report.stopped else ""))
-    say(f"humansd status {out} tells more; the same command again makes what is missing")
+    say(f"humansd status {out} tells more; {again}")

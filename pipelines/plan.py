@@ -145,7 +145,10 @@ def from_dataset(out: str) -> Measured:
     """Read from a dataset what it took. Raises UserError where it is none or has no committed shard."""
     store = Store(out)
     dataset.read_manifest(store)
-    done = [d for d in shards.read_markers(store) if d.accepted + d.rejected and d.seconds.get("total")]
+    # What `regate` made tells nothing of sampling.
+    done = [
+        d for d in shards.read_markers(store) if d.accepted + d.rejected and d.seconds.get("total") and not d.follows
+    ]
     if not done:
         raise UserError(f"{out}: has no finished shard to learn from yet")
     cells: dict[Cell, tuple[int, int]] = {}

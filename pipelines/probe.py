@@ -17,9 +17,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import torch
 
 from pipelines.config import UserError
-from pipelines.ghi.candidates import CandidateMaker, Outcome, Row
+from pipelines.ghi.candidates import CandidateMaker, Row
 from pipelines.ghi.config import GhiConfig
 from pipelines.ghi.job import prepare
+from pipelines.ghi.outcomes import Outcome
 from pipelines.ghi.slots import Candidate
 from pipelines.ghi.stage import GhiWork
 from pipelines.plan import Cell, Measured

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from pipelines import record
 from pipelines.store import Store
-from pipelines.work import ShardResult, ShardTask
+from pipelines.work import Result, ShardResult, ShardTask
 
 FOLDERS: Final = ("shards", "rejected", "ledger")
 """Where a shard's three tables lie, in the order in which they are committed."""
@@ -47,6 +47,7 @@ class Done:
     """A shard's done marker.
 
     start, stop: the slots it holds. max_attempts: how often each could be tried. short: keys of slots not filled.
+    follows: the sha256 of what it was made from, where that is another shard and may change.
     files: by folder name. seconds: worker wall-clock seconds by stage, `total` among them. finished: UTC, ISO 8601.
     """
 
@@ -66,11 +67,12 @@ class Done:
     host: str
     versions: Mapping[str, str]
     finished: str
+    follows: str = ""
 
 
 def table_name(folder: str, index: int) -> str:
-    """`shards/00000012.parquet` for ("shards", 12)."""
-    return f"{folder}/{index:08d}.parquet"
+    """`shards/00000012.parquet` for ("shards", 12); the folder "" is the dataset's own."""
+    return f"{folder}/{index:08d}.parquet".removeprefix("/")
 
 
 def done_name(index: int) -> str:
@@ -95,32 +97,29 @@ def encode(table: pa.Table, identity_hash: str) -> pa.Buffer:
     return sink.getvalue()
 
 
-def commit(store: Store, task: ShardTask, result: ShardResult, identity_hash: str, run: str) -> Done:
-    """Write a shard's three files and then its done marker; doing it twice is harmless.
+def commit(store: Store, task: ShardTask, result: Result, identity_hash: str, run: str) -> Done:
+    """Write a shard's files and then its done marker; doing it twice is harmless.
 
     Raises ValueError where the result contradicts itself (a key twice), StorageError where OUT cannot be written.
     """
-    keys = [sample.key for sample in result.accepted]
+    tables = result.tables()
+    keys = next(iter(tables.values()))["key"].to_pylist()
     if len(set(keys)) < len(keys):
         twice = next(key for key in keys if keys.count(key) > 1)
         raise ValueError(f"shard {task.index} holds the key {twice} twice")
-    tables = (
-        record.samples_to_table(result.accepted),
-        record.rejected_to_table(result.rejected),
-        record.ledger_to_table(result.ledger),
-    )
-    encoded = {folder: encode(table, identity_hash) for folder, table in zip(FOLDERS, tables, strict=True)}
+    encoded = {folder: encode(table, identity_hash) for folder, table in tables.items()}
+    accepted, rejected = result.totals
     done = Done(
         shard=task.index,
         start=task.start,
         stop=task.stop,
-        max_attempts=task.max_attempts,
-        accepted=len(result.accepted),
-        rejected=len(result.ledger),
+        max_attempts=task.max_attempts if result.max_attempts is None else result.max_attempts,
+        accepted=accepted,
+        rejected=rejected,
         short=tuple(result.short),
         files={
-            folder: FileInfo(hashlib.sha256(data).hexdigest(), data.size, table.num_rows)
-            for (folder, data), table in zip(encoded.items(), tables, strict=True)
+            folder: FileInfo(hashlib.sha256(data).hexdigest(), data.size, tables[folder].num_rows)
+            for folder, data in encoded.items()
         },
         counts=result.counts,
         seconds=result.seconds,
@@ -130,6 +129,7 @@ def commit(store: Store, task: ShardTask, result: ShardResult, identity_hash: st
         host=socket.gethostname(),
         versions=versions(),
         finished=now(),
+        follows=result.follows,
     )
     # An older shard that this one replaces stays valid until its files are swapped; a crash between two of the renames
     # leaves files that do not match their marker, which `read_back` finds: that shard is then made anew.
@@ -169,6 +169,12 @@ def read_table(store: Store, folder: str, index: int, columns: list[str] | None 
     """One of a shard's tables; reads only the columns asked for."""
     with store.open_parquet(table_name(folder, index), columns) as file:
         return read_parquet(file, columns)
+
+
+def read_schema(store: Store, index: int) -> pa.Schema:
+    """The columns and types of a table in the dataset's own folder, without metadata."""
+    with store.open_parquet(table_name("", index), []) as file:
+        return pq.ParquetFile(file).schema_arrow.remove_metadata()
 
 
 def read_parquet(file: Any, columns: list[str] | None = None) -> pa.Table:

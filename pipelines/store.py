@@ -146,6 +146,11 @@ class Store:
         paths = (path.rstrip("/") for path in found)
         return sorted(path.rsplit("/", 1)[-1] for path in paths if path != self.path(folder))
 
+    def names_below(self, folder: str) -> list[str]:
+        """Names of all files below a folder, at whatever depth, as paths below the root; [] where there is none."""
+        found: list[str] = self._call(self.fs.find, folder)
+        return sorted(path.removeprefix(f"{self.base}/") for path in found)
+
     def size(self, name: str) -> int:
         """The file's bytes on disk; FileNotFoundError where there is none."""
         return int(self._call(self.fs.size, name))

@@ -17,8 +17,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
+from pipelines import record
 from pipelines.record import LedgerRow, Rejected, Sample
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +60,9 @@ class ShardResult:
     seconds: wall-clock seconds by stage; counts: whatever is worth summing (`sampled`, `detected` …). Both are of this
         run alone (a grown shard's are added up), and go to `done/` and the report, never into Parquet.
     short: keys of the slots that could not be filled.
+    max_attempts: tries that each short slot has had, where those are fewer than the task allows (`regate` knows only
+        what the other dataset has tried): the shard can be grown.
+    follows: the sha256 of what a shard was made from, where that is another shard and may change.
     """
 
     accepted: list[Sample] = field(default_factory=list)
@@ -63,6 +71,42 @@ class ShardResult:
     seconds: dict[str, float] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     short: list[str] = field(default_factory=list)
+    max_attempts: int | None = None
+    follows: str = ""
+
+    @property
+    def totals(self) -> tuple[int, int]:
+        """How many candidates were accepted and how many were not."""
+        return len(self.accepted), len(self.ledger)
+
+    def tables(self) -> dict[str, pa.Table]:
+        """What is written, by folder, in the order in which it is committed."""
+        return {
+            "shards": record.samples_to_table(self.accepted),
+            "rejected": record.rejected_to_table(self.rejected),
+            "ledger": record.ledger_to_table(self.ledger),
+        }
+
+
+@dataclass(slots=True)
+class ColumnResult:
+    """Columns for the rows of a shard that is there already: `key` and the new ones, in the shard's order."""
+
+    table: pa.Table
+    follows: str
+    seconds: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    short: list[str] = field(default_factory=list)
+    max_attempts: int | None = None
+
+    @property
+    def totals(self) -> tuple[int, int]:
+        """How many rows there are; none is turned down."""
+        return self.table.num_rows, 0
+
+    def tables(self) -> dict[str, pa.Table]:
+        """The one table, which lies in the dataset's own folder."""
+        return {"": self.table}
 
 
 class ShardCancelledError(Exception):
@@ -128,7 +172,9 @@ class ShardContext:
         self._check_lease()
 
 
-Work = Callable[[ShardContext], ShardResult]
+Result = ShardResult | ColumnResult
+
+Work = Callable[[ShardContext], Result]
 """Makes one shard. Raising fails the shard, not the job."""
 
 MakeWork = Callable[[], Work]

@@ -14,9 +14,10 @@ import pytest
 import typer.main
 
 from pipelines import cli, dataset
+from pipelines.annotate import Annotation
 from pipelines.config import load_config
 from pipelines.ghi.config import GhiConfig
-from tests.pipelines.small_dataset import write_dataset
+from tests.pipelines.small_dataset import add_columns, write_dataset
 from tests.pipelines.test_cli import LEAVES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -106,7 +107,8 @@ def test_its_config_loads(tmp_path: Path) -> None:
 
 
 def test_overrides_in_it_are_keys() -> None:
-    overrides = [word for word in re.findall(r"--set (\S+=[^\s`]+)", README) if "…" not in word]
+    lines = [line for line in command_lines() if line.split()[1:2] in (["ghi"], ["plan"], ["regate"])]
+    overrides = re.findall(r"--set (\S+=\S+)", "\n".join(lines))
     assert overrides
     load_config(GhiConfig, "mini", overrides)
 
@@ -114,6 +116,7 @@ def test_overrides_in_it_are_keys() -> None:
 def test_its_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     write_dataset(tmp_path / "ghi", 1)
     dataset.write_index(str(tmp_path / "ghi"))
+    add_columns(tmp_path / "ghi", Annotation("pipelines.annotate:Poses", "sure", {"min_score": 0.6}))
     monkeypatch.chdir(tmp_path)
     found = blocks("python")
     assert found

@@ -1,14 +1,11 @@
 """From a slot's attempt to its outcome: prompt, image, people, measures, verdict. One function a step, batch in hand.
 
-A step takes rows and fills in fields. A row that makes a step raise fails alone, with the step as its stage and the
-exception's name as its reason; what makes every row raise is no row's fault and fails the shard.
+`pipelines.judging` says what becomes of a row that makes a step raise.
 """
 
 from __future__ import annotations
 
-import logging
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,23 +13,17 @@ import torch
 from numpy.typing import NDArray
 
 from detectors.types import Detector, Person
-from pipelines.gates import Rejection, judge, measure
+from pipelines.gates import SAFETY, Rejection
 from pipelines.ghi.config import GhiConfig
+from pipelines.ghi.outcomes import SURPLUS, Outcome, key_of
 from pipelines.ghi.slots import Candidate
 from pipelines.images import SUFFIXES, decode_image, encode_image, perceptual_hash
+from pipelines.judging import Steps, find_people, score_safety, verdict
 from pipelines.record import Generation, LedgerRow, Rejected, Sample
 from pipelines.safety import SafetyScorer
 from pipelines.sampling import Sampler, noise_seed
 from prompts.grammar import Grammar
 from prompts.sampling import Prompt, prompt_at
-
-SURPLUS = Rejection("slot", "surplus")
-"""A candidate that passed every gate, but a lower attempt fills its slot."""
-
-SAFETY = "safety"
-"""The gate whose rejects keep no bytes."""
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -52,22 +43,14 @@ class Row:
     nsfw: float | None = None
     failure: Rejection | None = None
 
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of a candidate. `row` and `rejected` are what is written unless it fills its slot, `sample` if so.
-
-    passed: every gate let it through; then `row` and `rejected` call it surplus.
-    """
-
-    passed: bool
-    sample: Sample | None = None
-    row: LedgerRow | None = None
-    rejected: Rejected | None = None
+    @property
+    def label(self) -> str:
+        """For logs."""
+        return f"{self.key}, attempt {self.candidate.attempt}"
 
 
 class CandidateMaker:
-    """The models of a worker, and the steps that use them. `seconds` adds up wall-clock time by step."""
+    """The models of a worker, and the steps that use them."""
 
     def __init__(
         self, config: GhiConfig, grammar: Grammar, sampler: Sampler, detector: Detector, identity_hash: str
@@ -77,49 +60,28 @@ class CandidateMaker:
         self.sampler = sampler
         self.detector = detector
         self.safety = SafetyScorer(config.sampler.threads) if config.gates.max_nsfw is not None else None
-        self.key_prefix = f"ghi-{identity_hash[:8]}-"
-        self.seconds: dict[str, float] = {}
+        self.identity_hash = identity_hash
+        self.steps = Steps(self._harmless_row)
 
     def key(self, slot: int) -> str:
         """Return the key of the sample that fills a slot."""
-        return f"{self.key_prefix}{slot}"
+        return key_of(self.identity_hash, slot)
 
     def draw(self, candidates: Sequence[Candidate]) -> list[Row]:
         """Write the prompts of at most a batch of candidates and denoise their latents."""
         rows = [Row(candidate, self.key(candidate.slot)) for candidate in candidates]
-        self._step("prompt", self._prompt, rows)
-        self._step("sample", self._sample, rows)
+        self.steps.run("prompt", self._prompt, rows)
+        self.steps.run("sample", self._sample, rows)
         return rows
 
     def finish(self, rows: Sequence[Row], shard: int) -> list[Outcome]:
         """Decode, encode, detect, score and judge drawn rows. May run beside the next `draw`."""
         with self.sampler.beside():
-            self._step("decode", self._decode, rows)
-            self._step("encode", self._encode, rows)
-            self._step("detect", self._detect, rows)
-            self._step("safety", self._score, rows)
+            self.steps.run("decode", self._decode, rows)
+            self.steps.run("encode", self._encode, rows)
+            self.steps.run("detect", self._detect, rows)
+            self.steps.run("safety", self._score, rows)
         return [self._outcome(row, shard) for row in rows]
-
-    def _step(self, stage: str, function: Callable[[Sequence[Row]], None], rows: Sequence[Row]) -> None:
-        alive = [row for row in rows if row.failure is None]
-        start = time.perf_counter()
-        try:
-            if alive:
-                function(alive)
-        except Exception as error:
-            log.warning("%s: %s; looking for the row that raises it", stage, error)
-            self._one_by_one(stage, function, alive)
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
-
-    def _one_by_one(self, stage: str, function: Callable[[Sequence[Row]], None], rows: Sequence[Row]) -> None:
-        for row in rows:
-            try:
-                function([row])
-            except Exception as error:
-                log.warning("%s, attempt %d: %s: %s", row.key, row.candidate.attempt, stage, error)
-                row.failure = Rejection(stage, type(error).__name__)
-        if all(row.failure is not None for row in rows):
-            function([self._harmless_row()])  # raises as well where the fault is the machine's or ours
 
     def _harmless_row(self) -> Row:
         """A row that every step should be able to take."""
@@ -155,22 +117,17 @@ class CandidateMaker:
             row.phash = perceptual_hash(row.pixels)
 
     def _detect(self, rows: Sequence[Row]) -> None:
-        found = self.detector.detect([row.pixels for row in rows])
-        for row, people in zip(rows, found, strict=True):
-            row.people = tuple(person for person in people if person.score >= self.config.detector.min_score)
+        find_people(rows, self.detector, self.config.detector.min_score)
 
     def _score(self, rows: Sequence[Row]) -> None:
         if self.safety is not None:
-            for row, score in zip(rows, self.safety.scores([row.pixels for row in rows]), strict=True):
-                row.nsfw = score
+            score_safety(rows, self.safety)
 
     def _outcome(self, row: Row, shard: int) -> Outcome:
         gates = self.config.gates
         if row.failure is not None:
             return Outcome(False, row=self.ledger_row(row.candidate, shard, row.failure, prompt=_prompt_of(row)))
-        measured = measure(row.pixels, row.people, gates, row.finite)
-        measured["nsfw"] = row.nsfw
-        rejection = judge(measured, row.prompt.num_people, gates)
+        measured, rejection = verdict(row, row.prompt.num_people, gates)
         why = rejection or SURPLUS
         ledger = self.ledger_row(row.candidate, shard, why, row.prompt, measured)
         if why.stage == SAFETY:

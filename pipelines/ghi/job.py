@@ -44,9 +44,7 @@ class MakeGhiWork:
         from pipelines.sampling import Sampler
 
         config = self.config
-        device = "cuda" if config.gpus_per_worker > 0 else "cpu"
-        if device == "cuda" and not torch.cuda.is_available():
-            raise UserError("gpus_per_worker is above 0, but this machine has no CUDA device that torch can use")
+        device = device_of(config)
         torch.set_num_threads(config.sampler.threads)
         grammar = self._grammar()
         sampler = Sampler(self.checkpoint, config.sampler, device)
@@ -66,15 +64,31 @@ class MakeGhiWork:
         return grammar
 
 
+def device_of(config: GhiConfig) -> str:
+    """Return the torch device of a worker. Raises UserError where there is none such."""
+    import torch
+
+    if config.gpus_per_worker <= 0:
+        return "cpu"
+    if not torch.cuda.is_available():
+        raise UserError("gpus_per_worker is above 0, but this machine has no CUDA device that torch can use")
+    return "cuda"
+
+
+def check_detector(config: GhiConfig) -> None:
+    """Raise UserError where no detector is called so."""
+    from detectors import DETECTORS
+
+    if config.detector.name not in DETECTORS:
+        raise UserError(f"detector.name={config.detector.name}: unknown; known: {', '.join(DETECTORS)}")
+
+
 def prepare(config: GhiConfig) -> MakeGhiWork:
     """Check a config against what is there (grammar, model, detector) and pin all of it by content.
 
     Raises UserError where something is not there or not right; no weights are downloaded.
     """
-    from detectors import DETECTORS
-
-    if config.detector.name not in DETECTORS:
-        raise UserError(f"detector.name={config.detector.name}: unknown; known: {', '.join(DETECTORS)}")
+    check_detector(config)
     try:
         grammar = load_grammar(config.grammar.dir, config.grammar.scenes)
     except (ValueError, OSError) as error:
@@ -176,13 +190,11 @@ def run_ghi(
 
 def plan_ghi(config: GhiConfig, out: str, shards: range | None = None) -> dict[str, Any]:
     """Return what `run_ghi` would do (`dry_run.describe`); raises UserError where it would."""
-    from pipelines.dataset import Manifest
+    from pipelines.dataset import manifest_of
     from pipelines.ghi.dry_run import describe
 
     job, make_work = compose(config, out, shards)
-    manifest = Manifest(
-        job.source, job.identity_hash, job.identity, job.n, job.shard_size, job.max_attempts, job.config
-    )
+    manifest = manifest_of(job)
     wanted = manifest.shards if shards is None else range(shards.start, min(shards.stop, manifest.shards.stop))
     return describe(config, make_work.checkpoint, manifest, out, wanted)
 

@@ -17,7 +17,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from pipelines.gates import Rejection
-from pipelines.ghi.candidates import SURPLUS, CandidateMaker, Outcome, Row
+from pipelines.ghi.candidates import CandidateMaker, Row
+from pipelines.ghi.outcomes import Outcome, assemble, outcomes_on_disk
 from pipelines.ghi.slots import Candidate, Slots
 from pipelines.record import KILLED_WORKER, WORKER_STAGE
 from pipelines.work import ShardContext, ShardResult, ShardTask
@@ -51,8 +52,8 @@ class GhiWork:
 
     def __call__(self, context: ShardContext) -> ShardResult:
         task = context.task
-        self.maker.seconds = {}
-        known = _outcomes_on_disk(context.previous)
+        self.maker.steps.seconds = {}
+        known = outcomes_on_disk(context.previous)
         slots = Slots(range(task.start, task.stop), task.max_attempts, self.maker.sampler.batch_size)
         outcomes: dict[Candidate, Outcome] = {}
         in_flight: deque[_Batch] = deque()
@@ -68,9 +69,9 @@ class GhiWork:
                 settled = _settle(in_flight.popleft())
                 outcomes |= settled
                 slots.settle((candidate, outcome.passed) for candidate, outcome in settled.items())
-        result = _assemble(task, slots, outcomes, self.maker)
+        result = assemble(slots.accepted, slots.short(), outcomes, self.maker.key)
         result.counts = {"sampled": len(outcomes.keys() - known.keys()), "reused": len(outcomes.keys() & known.keys())}
-        result.seconds = dict(self.maker.seconds)
+        result.seconds = dict(self.maker.steps.seconds)
         return result
 
     def _start(
@@ -133,40 +134,3 @@ def _settle(batch: _Batch) -> dict[Candidate, Outcome]:
         outcomes.update(zip(candidates, future.result(), strict=True))
     assert outcomes.keys() == set(batch.candidates)
     return outcomes
-
-
-def _outcomes_on_disk(previous: ShardResult | None) -> dict[Candidate, Outcome]:
-    """Return the outcomes that an earlier, shorter version of the shard settled."""
-    if previous is None:
-        return {}
-    outcomes: dict[Candidate, Outcome] = {}
-    kept = {(row.sample.key, row.attempt): row for row in previous.rejected}
-    for sample in previous.accepted:
-        assert sample.generation is not None
-        outcomes[Candidate(_slot(sample.key), sample.generation.attempt)] = Outcome(True, sample)
-    for row in previous.ledger:
-        passed = (row.stage, row.reason) == SURPLUS
-        rejected = kept.get((row.key, row.attempt))
-        outcomes[Candidate(_slot(row.key), row.attempt)] = Outcome(passed, row=row, rejected=rejected)
-    return outcomes
-
-
-def _slot(key: str) -> int:
-    return int(key.rpartition("-")[2])
-
-
-def _assemble(
-    task: ShardTask, slots: Slots, outcomes: Mapping[Candidate, Outcome], maker: CandidateMaker
-) -> ShardResult:
-    """Sort the outcomes into accepted, rejected and ledger rows, by slot and attempt."""
-    result = ShardResult(short=[maker.key(slot) for slot in slots.short()])
-    for candidate, outcome in sorted(outcomes.items(), key=lambda item: item[0]):
-        if slots.accepted.get(candidate.slot) == candidate.attempt:
-            assert outcome.sample is not None
-            result.accepted.append(outcome.sample)
-            continue
-        assert outcome.row is not None
-        result.ledger.append(outcome.row)
-        if outcome.rejected is not None:
-            result.rejected.append(outcome.rejected)
-    return result

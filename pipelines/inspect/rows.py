@@ -7,16 +7,19 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from pipelines import dataset, record, shards
+from pipelines import columns, dataset, record, shards
 from pipelines.record import Rejected, Sample
 from pipelines.store import Store
 
 Folder = Literal["shards", "rejected"]
 
 
-def pick(out: str, folder: Folder, count: int, seed: int = 0) -> tuple[list[Sample] | list[Rejected], int]:
+def pick(
+    out: str, folder: Folder, count: int, seed: int = 0, poses: str | None = None
+) -> tuple[list[Sample] | list[Rejected], int]:
     """Return up to `count` random rows in the dataset's order, and how many there are to pick from.
 
+    poses: added columns whose people take the place of the accepted samples' own.
     Raises UserError where `out` is no dataset.
     """
     store = Store(out)
@@ -29,7 +32,11 @@ def pick(out: str, folder: Folder, count: int, seed: int = 0) -> tuple[list[Samp
     for shard, rows in sizes.items():
         here = [row - start for row in chosen if start <= row < start + rows]
         if here:
-            tables.append(shards.read_table(store, folder, shard).take(here))
+            rejected = folder == "rejected"
+            table = (
+                shards.read_table(store, folder, shard) if rejected else columns.read_shard(store, shard, poses=poses)
+            )
+            tables.append(table.take(here))
         start += rows
     if folder == "rejected":
         return [row for table in tables for row in record.table_to_rejected(table)], total

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipelines import dataset
+from pipelines import reading
 from pipelines.engine import JobReport, Runtime, run_job
 from tests.pipelines.toy import Toy, make_job
 
@@ -29,7 +29,7 @@ def tables(out: Path) -> dict[str, bytes]:
 
 
 def keys(out: Path) -> list[str]:
-    found: list[str] = dataset.open_dataset([str(out)]).to_table(columns=["key"])["key"].to_pylist()
+    found: list[str] = reading.open_dataset(str(out)).table(["key"])["key"].to_pylist()
     return found
 
 
@@ -58,3 +58,11 @@ def lines(log: Path) -> list[str]:
 def wait_for_lines(log: Path, number: int, driver: subprocess.Popen[str]) -> bool:
     """Whether so many candidates ran before the driver ended."""
     return bool(wait_for(lambda: len(lines(log)) >= number, driver))
+
+
+def kill_midway(arguments: list[str], out: Path) -> None:
+    """Run a command in a process of its own and kill it as soon as it has committed a shard."""
+    driver = subprocess.Popen([sys.executable, "-m", "pipelines", *arguments], cwd=ROOT, text=True)
+    assert wait_for(lambda: any((out / "done").glob("*.json")), driver), "it ended before a shard was committed"
+    driver.kill()
+    driver.wait()

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from pipelines import dataset, lease, shards
+from pipelines.annotate import Annotation, compose
 from pipelines.config import identity, plain
 from pipelines.ghi.config import GhiConfig
 from pipelines.images import encode_image
@@ -15,7 +16,7 @@ from pipelines.mini.render import draw
 from pipelines.mini.world import world_from_prompt
 from pipelines.record import Generation, LedgerRow, Rejected, Sample
 from pipelines.store import Store
-from pipelines.work import ShardResult
+from pipelines.work import ShardContext, ShardResult
 from prompts.grammar import Grammar, load_grammar
 from prompts.sampling import prompt_at
 
@@ -56,6 +57,18 @@ def write_dataset(out: Path | str, count: int, n: int | None = None) -> list[str
         keys += [one.key for one in result.accepted]
         shards.commit(store, task, result, digest, "20250101T000000-00000000")
     return keys
+
+
+def add_columns(out: Path | str, annotation: Annotation) -> None:
+    """Annotate a dataset, or what is missing or stale of it, in this process."""
+    job, make_work = compose(str(out), annotation)
+    store = Store(job.out)
+    manifest = dataset.manifest_of(job)
+    dataset.write_manifest(store, manifest, {}, lease.new_run())
+    assert job.standing is not None
+    work = make_work()
+    for task in job.standing(manifest, manifest.shards, shards.read_markers(store)).tasks:
+        shards.commit(store, task, work(ShardContext(task)), job.identity_hash, lease.new_run())
 
 
 def sample(digest: str, slot: int, attempt: int) -> Sample:

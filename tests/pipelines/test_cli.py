@@ -53,6 +53,8 @@ def test_there_are_the_commands_that_there_should_be() -> None:
         "humanart",
         "coco",
         "detect",
+        "regate",
+        "annotate",
         "evaluate mini",
         "evaluate detector",
         "status",
@@ -177,7 +179,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(
 
 
 def test_our_own_mistakes_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(out: str) -> None:
+    def broken(out: str, add: object) -> None:
         raise ValueError("a bug")
 
     monkeypatch.setattr("pipelines.dataset.write_index", broken)
@@ -186,7 +188,7 @@ def test_our_own_mistakes_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_an_interrupt_is_exit_code_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def interrupted(out: str) -> None:
+    def interrupted(out: str, add: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("pipelines.dataset.write_index", interrupted)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow.compute as pc
 import pytest
 
 from pipelines import dataset, lease, shards
@@ -89,24 +88,6 @@ def test_a_dataset_that_was_grown_equals_one_made_at_once(tmp_path: Path, steps:
     for n, max_attempts in steps:
         make(tmp_path / "grown", dataclasses.replace(MANIFEST, n=n, max_attempts=max_attempts))
     assert tables(tmp_path / "grown") == tables(tmp_path / "once")
-
-
-def test_several_outs_open_as_one_without_the_uncommitted(tmp_path: Path) -> None:
-    one = make(tmp_path / "one")
-    make(tmp_path / "two", dataclasses.replace(MANIFEST, n=0, source="other"))
-    opened = dataset.open_dataset([str(tmp_path / "one"), str(tmp_path / "two")])
-    rows = opened.count_rows()
-    assert rows == sum(done.accepted for done in shards.read_markers(one))
-    assert opened.to_table(columns=["key"], filter=pc.field("num_people") == 2).num_rows < rows
-    one.remove(["done/00000000.json"])
-    assert dataset.open_dataset([str(tmp_path / "one")]).count_rows() < rows
-
-
-def test_a_key_in_two_outs_is_an_error_that_names_both(tmp_path: Path) -> None:
-    make(tmp_path / "one")
-    make(tmp_path / "two")
-    with pytest.raises(UserError, match=r"one/shards/00000000\.parquet and .*two/shards/00000000\.parquet"):
-        dataset.open_dataset([str(tmp_path / "one"), str(tmp_path / "two")])
 
 
 def test_the_index_has_every_column_but_the_image_and_finds_the_row(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from pipelines import dataset, shards
+from pipelines import dataset, reading, shards
 from pipelines.engine import Runtime, run_job
 from pipelines.record import table_to_ledger
 from pipelines.store import Store
@@ -139,7 +139,7 @@ def ledger(out: Path) -> list[Any]:
 
 
 def samples(out: Path) -> list[tuple[str, bytes]]:
-    table = dataset.open_dataset([str(out)]).to_table(columns=["key", "image"])
+    table = reading.open_dataset(str(out)).table(["key", "image"])
     return [(row["key"], row["image"]["bytes"]) for row in table.to_pylist()]
 
 

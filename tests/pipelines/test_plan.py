@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.config import UserError
-from pipelines.ghi import candidates
+from pipelines.ghi import outcomes
 from pipelines.ghi.config import GhiConfig
 from pipelines.plan import (
     SURPLUS,
@@ -97,7 +97,7 @@ def test_a_dataset_tells_what_it_took(tmp_path: Path) -> None:
 
 
 def test_surplus_passed_its_gates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert candidates.SURPLUS.reason == SURPLUS
+    assert outcomes.SURPLUS.reason == SURPLUS
     out = str(tmp_path / "out")
     write_dataset(Path(out), 1)
     monkeypatch.setattr("pipelines.plan.SURPLUS", "too_few")
