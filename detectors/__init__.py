@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from detectors.types import Detector
 
-DETECTORS: Final = ("mini-pose",)
+DETECTORS: Final = ("mini-pose", "ae-hrnet-w32", "higherhrnet-w48")
 """Names that `load_detector` knows."""
 
 
@@ -21,4 +21,9 @@ def load_detector(name: str, device: str = "cpu", batch_size: int = 32) -> Detec
         from detectors.mini import MiniPose
 
         return MiniPose(device=device, batch_size=batch_size)
+    if name in ("ae-hrnet-w32", "higherhrnet-w48"):
+        from detectors import bottomup
+
+        load = bottomup.ae_hrnet_w32 if name == "ae-hrnet-w32" else bottomup.higherhrnet_w48
+        return load(device=device, batch_size=batch_size)
     raise ValueError(f"unknown detector {name!r}; known: {', '.join(DETECTORS)}")

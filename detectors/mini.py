@@ -169,9 +169,11 @@ def _person(found: _Found, fit: Fit, size: tuple[int, ...]) -> Person:
     )
 
 
-def keypoint_box(keypoints: Float32, height: int, width: int) -> tuple[float, float, float, float]:
-    """Box (x, y, width, height) px round keypoints (17, 3) of confidence > 0.25, a tenth wider, within the picture."""
-    sure = keypoints[keypoints[:, 2] > 0.25] if (keypoints[:, 2] > 0.25).any() else keypoints
+def keypoint_box(
+    keypoints: Float32, height: int, width: int, threshold: float = 0.25
+) -> tuple[float, float, float, float]:
+    """Box (x, y, width, height) px round keypoints (17, 3) of confidence > threshold, a tenth wider, in the picture."""
+    sure = keypoints[keypoints[:, 2] > threshold] if (keypoints[:, 2] > threshold).any() else keypoints
     low, high = sure[:, :2].min(0), sure[:, :2].max(0)
     margin = 0.05 * float((high - low).max())
     x0, y0 = np.clip(low + 0.5 - margin, 0, (width - 1, height - 1))

@@ -140,8 +140,8 @@ CHECKPOINTS: Final[tuple[Checkpoint, ...]] = (
         sha256="7f35fdff3a92e4cf7a2bf8fc89ac4095e448345933de1d0836ef88e5dede755e",
         bytes=767_705_894,
         licence="a copy, published by others, of the file HumanSD's release used; trained on Human-Art, non-commercial",
-        ap=None,
-        measured="not published",
+        ap=66.4,
+        measured="Human-Art validation, keypoint AP, single scale",
     ),
 )
 

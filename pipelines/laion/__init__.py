@@ -1,1 +1,0 @@
-"""LAION-Human: metadata → candidates → download → scores and poses → gates → shards."""
