@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines import commands_second, commands_sets, options
+from pipelines import commands_laion, commands_second, commands_sets, options
 from pipelines.config import UserError, load_config
 from pipelines.options import examples
 
@@ -37,6 +37,7 @@ def register(app: typer.Typer) -> None:
     commands_sets.register_imports(app)
     commands_sets.register_detectors(app, evaluate_app)
     commands_second.register(app)
+    commands_laion.register(app)
     app.add_typer(evaluate_app, name="evaluate", epilog=examples("humansd evaluate mini --n 500"))
     app.command(epilog=examples("humansd status ghi", "humansd status s3://bucket/ghi --watch"))(status)
     app.command(

@@ -47,23 +47,24 @@ def key(default: Any, kind: Kind, help: str) -> Any:
     return dataclasses.field(default=default, metadata={"kind": kind, "help": help})
 
 
-def bundled() -> tuple[str, ...]:
-    """Names of the configs that come with the package, sorted."""
-    return tuple(sorted(path.stem for path in CONFIGS.glob("*.toml")))
+def bundled(folder: str = "") -> tuple[str, ...]:
+    """Names of the configs that come with the package, sorted. folder: `laion` for those of that source."""
+    return tuple(sorted(path.stem for path in (CONFIGS / folder).glob("*.toml")))
 
 
-def load_config(cls: type[T], source: str | Path | None, overrides: Sequence[str] = ()) -> T:
+def load_config(cls: type[T], source: str | Path | None, overrides: Sequence[str] = (), folder: str = "") -> T:
     """Read a config: the defaults of `cls`, then the file, then the overrides.
 
     source: a bundled name, the path of a TOML file, or None for the defaults. A relative `Path` value in a file is
         relative to that file.
+    folder: where the bundled ones lie below `CONFIGS`.
     overrides: `a.b=v`, v a TOML value; a bare word is text, and `none` unsets an optional key.
     Raises UserError for a file that is not there or not TOML, an unknown key and a value of the wrong type.
     """
     values: dict[str, Any] = {}
     where = "defaults"
     if source is not None:
-        path = _find(source)
+        path = _find(source, folder)
         where = path.name
         values = _convert_table(cls, _read(path), where, path.parent)
     for override in overrides:
@@ -87,16 +88,17 @@ def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _find(source: str | Path) -> Path:
+def _find(source: str | Path, folder: str) -> Path:
     path = Path(source)
     if path.suffix == ".toml" or len(path.parts) > 1:
         if not path.is_file():
             raise UserError(f"{path}: no such config file")
         return path
-    found = CONFIGS / f"{source}.toml"
+    found = CONFIGS / folder / f"{source}.toml"
     if not found.is_file():
+        names = bundled(folder)
         raise UserError(
-            f"no bundled config {str(source)!r}{_nearest(str(source), bundled())}; bundled: {', '.join(bundled())}; "
+            f"no bundled config {str(source)!r}{_nearest(str(source), names)}; bundled: {', '.join(names)}; "
             "your own is given as the path of a .toml file"
         )
     return found

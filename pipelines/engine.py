@@ -24,7 +24,7 @@ from typing import Any, Final
 
 from pipelines import dataset, lease, shards
 from pipelines.config import UserError
-from pipelines.job import Job, JobReport, Runtime
+from pipelines.job import Feed, Job, JobReport, Runtime
 from pipelines.progress import Account, Display
 from pipelines.schedule import FAILURES_OF_A_WORKER, Failure, Schedule
 from pipelines.store import StorageError, Store
@@ -76,9 +76,17 @@ HANG_FACTOR: Final = 5.0
 OBJECT_STORE_BYTES: Final = 80 * 2**20  # about Ray's least: only summaries pass through it
 
 
-def run_job(job: Job, make_work: MakeWork, runtime: Runtime) -> JobReport:
+def run_job(
+    job: Job,
+    make_work: MakeWork,
+    runtime: Runtime,
+    feed: Feed | None = None,
+    stop: threading.Event | None = None,
+) -> JobReport:
     """Make the missing shards of a job; running the same job again resumes it.
 
+    feed: what the shards are made from, where that is still being made; stop: ends the job when it is set (as SIGINT
+    does, which sets it), so that jobs in several threads end together.
     Raises UserError where the user must act first: OUT holds another identity, n shrank, the folder cannot be written,
     another driver works on an overlapping range, the models cannot be loaded.
     """
@@ -89,7 +97,7 @@ def run_job(job: Job, make_work: MakeWork, runtime: Runtime) -> JobReport:
     if wanted.start < 0 or not wanted:
         raise UserError(f"--shards {asked.start}:{asked.stop}: the dataset has the shards 0:{last}")
     run = lease.new_run()
-    with contextlib.closing(Display(store, run)) as display, contextlib.ExitStack() as stack:
+    with contextlib.closing(Display(store, run, label=job.label)) as display, contextlib.ExitStack() as stack:
         try:
             dataset.check_manifest(store, manifest)
             held = lease.acquire(store, wanted, run, runtime.stale_seconds, display.note)
@@ -104,7 +112,16 @@ def run_job(job: Job, make_work: MakeWork, runtime: Runtime) -> JobReport:
             raise UserError(f"cannot write to {error}") from None
         except (NotADirectoryError, FileExistsError) as error:
             raise UserError(f"cannot write to {job.out}: {error.strerror}") from None
-        driver = _Driver(job, runtime, Store(job.out, runtime.stale_seconds), held, display, standing)
+        driver = _Driver(
+            job,
+            runtime,
+            Store(job.out, runtime.stale_seconds),
+            held,
+            display,
+            standing,
+            feed,
+            stop or threading.Event(),
+        )
         if standing.tasks:
             # stdout is for data, and Ray prints what raylets complain of there.
             with contextlib.redirect_stdout(sys.stderr), ray_session(runtime), _signals(driver):
@@ -167,7 +184,7 @@ def _signals(driver: _Driver) -> Iterator[None]:
     before = {name: signal.getsignal(name) for name in names}
 
     def stop(number: int, frame: FrameType | None) -> None:
-        driver.interrupted = True
+        driver.stop.set()
         for name in names:
             signal.signal(name, signal.SIG_DFL)
 
@@ -218,7 +235,11 @@ class _Driver:
         held: lease.Lease,
         display: Display,
         standing: dataset.Standing,
+        feed: Feed | None,
+        stop: threading.Event,
     ) -> None:
+        self._feed = feed
+        self.stop = stop
         self._runtime = runtime
         self._store = store
         self._lease = held
@@ -232,13 +253,12 @@ class _Driver:
         self._looked = 0.0
         self._quiet_until = time.monotonic() + WAITING_SECONDS
         self.account = Account(store, held.holder, standing, runtime)
-        self.interrupted = False
 
     @property
     def exit_code(self) -> int:
         """0 all there; 1 some shards are short, failed or missing; 130 interrupted."""
         report = self.account.report
-        if self.interrupted:
+        if self.stop.is_set():
             return INTERRUPTED
         return 1 if report.failed or report.short or report.missing or report.stopped else 0
 
@@ -250,7 +270,9 @@ class _Driver:
                 for slot in self._slots:
                     self._occupy(slot, make_work)
                 calls = {slot.inquest or slot.call: slot for slot in self._slots if slot.inquest or slot.call}
-                if calls:
+                if not calls:
+                    time.sleep(POLL_SECONDS)
+                else:
                     for call in ray.wait(list(calls), num_returns=1, timeout=POLL_SECONDS)[0]:
                         self._finish(calls[call], call)
                 self._look_at_the_clock()
@@ -263,7 +285,7 @@ class _Driver:
 
     def _goes_on(self) -> bool:
         report, schedule = self.account.report, self._schedule
-        if self.interrupted:
+        if self.stop.is_set():
             report.stopped = "interrupted; run the same command again to go on"
         elif self._lease.lost:
             report.stopped = self._lease.lost
@@ -273,6 +295,10 @@ class _Driver:
             return False
         if not schedule.in_flight and schedule.waiting and self.account.budget_spent:
             report.stopped = f"the budget of {self._runtime.budget_gpu_hours:g} GPU hours is spent"
+            return False
+        dried_up = self._feed is not None and self._feed.ended() and not schedule.can_start(self._feed.ready)
+        if dried_up and schedule.waiting and not schedule.in_flight:
+            report.stopped = "what the other shards are made from is not there"
             return False
         return bool(schedule.in_flight or schedule.waiting)
 
@@ -290,7 +316,7 @@ class _Driver:
             slot.actor = actor.remote(self._setup)
         if slot.started is None:
             slot.call = slot.actor.start_here.remote(make_work)
-        elif task := self._schedule.take(slot.number):
+        elif task := self._schedule.take(slot.number, self._feed.ready if self._feed else None):
             slot.call = slot.actor.run.remote(task)
 
     def _finish(self, slot: _Slot, call: Any) -> None:

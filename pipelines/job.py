@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from pipelines.dataset import Manifest, Standing
@@ -22,6 +22,7 @@ class Job:
     shards: the shards this driver works on (`--shards A:B`); None = all; what lies beyond the last is left out.
         Drivers of one OUT need disjoint ranges.
     files: more files for OUT, by path below it (`grammar/scenes.tsv`, `README.md`).
+    label: what progress calls the job, where several run together.
     standing: tells which of the shards wanted are still to make, where those are not simply all that are missing
         (`pipelines.dataset.standing`): a job that follows another dataset's shards.
     """
@@ -37,6 +38,7 @@ class Job:
     shards: range | None = None
     files: Mapping[str, bytes] = field(default_factory=dict)
     standing: Callable[[Manifest, range, Iterable[Done]], Standing] | None = None
+    label: str = ""
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,18 @@ class Runtime:
     price_per_gpu_hour: float | None = None
     hang_seconds: float = 600.0
     stale_seconds: float = 30.0
+
+
+class Feed(Protocol):
+    """What a job's shards are made from, where an earlier stage still makes it while the job runs."""
+
+    def ready(self, index: int) -> bool:
+        """Whether shard `index` can be made now. Called often: a cheap look."""
+        ...
+
+    def ended(self) -> bool:
+        """Whether nothing more will become ready."""
+        ...
 
 
 @dataclass

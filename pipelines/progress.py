@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -73,14 +74,16 @@ class Snapshot:
 class Display:
     """Shows snapshots on stderr and writes them to OUT; `note` tells of single events in between."""
 
-    def __init__(self, store: Store, run: str, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, store: Store, run: str, clock: Callable[[], float] = time.monotonic, label: str = "") -> None:
+        """label: what the job calls itself where several run together."""
+        self._label = f"{label}: " if label else ""
         self._store = store
         self._run = run
         self._clock = clock
         self._line_at = clock()  # the first plain line comes after a minute, the first file at once
         self._file_at = clock() - FILE_SECONDS
         self._bar = None
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and threading.current_thread() is threading.main_thread():  # a terminal has one bar
             columns = (BarColumn(8), TextColumn("{task.description}"))
             self._bar = Progress(*columns, console=Console(stderr=True), refresh_per_second=2)
             self._bar.start()
@@ -98,10 +101,10 @@ class Display:
         clock = self._clock()
         if self._bar is not None:
             total, done = snapshot.shards, snapshot.shards_done
-            self._bar.update(self._task, total=total, completed=done, description=snapshot.line())
+            self._bar.update(self._task, total=total, completed=done, description=self._label + snapshot.line())
         elif last or clock - self._line_at >= LINE_SECONDS:
             self._line_at = clock
-            self.note(snapshot.line())
+            self.note(self._label + snapshot.line())
         if last or clock - self._file_at >= FILE_SECONDS:
             self._file_at = clock
             data = json.dumps({**asdict(snapshot), "updated": now()}, indent=1).encode()

@@ -269,7 +269,7 @@ def rejected_to_table(rejected: Sequence[Rejected]) -> pa.Table:
 def ledger_to_table(rows: Sequence[LedgerRow]) -> pa.Table:
     """Ledger rows as a table of `LEDGER_SCHEMA`."""
     columns = {name: [getattr(row, name) for row in rows] for name in LEDGER_SCHEMA.names}
-    columns["measured"] = [_dump_measured(row.measured) for row in rows]
+    columns["measured"] = [dump_measured(row.measured) for row in rows]
     return pa.Table.from_pydict(columns, schema=LEDGER_SCHEMA)
 
 
@@ -353,7 +353,7 @@ def _row_to_sample(row: dict[str, Any]) -> Sample:
         **{name: row[name] for name in Sample.__slots__ if name in row and name not in _NESTED},
         image=image["bytes"],
         image_path=image["path"],
-        people=tuple(_row_to_person(person) for person in row["people"]),
+        people=tuple(row_to_person(person) for person in row["people"]),
         generation=row["generation"] and Generation(**row["generation"]),
         origin=row["origin"] and Origin(**row["origin"]),
     )
@@ -362,7 +362,8 @@ def _row_to_sample(row: dict[str, Any]) -> Sample:
 _NESTED: Final = ("image", "image_path", "people", "generation", "origin")
 
 
-def _row_to_person(row: dict[str, Any]) -> Person:
+def row_to_person(row: dict[str, Any]) -> Person:
+    """A person of the `people` column as Python reads it."""
     keypoints = np.array(row["keypoints"], np.float32).reshape(NUM_KEYPOINTS, 3)
     lists = {name: None if row[name] is None else tuple(row[name]) for name in _PERSON_LISTS}
     return Person(**{**row, **lists, "keypoints": keypoints})
@@ -371,7 +372,8 @@ def _row_to_person(row: dict[str, Any]) -> Person:
 _PERSON_LISTS: Final = ("bbox", "visibility", "keypoints21", "self_contact")
 
 
-def _dump_measured(measured: Mapping[str, float | None]) -> str:
+def dump_measured(measured: Mapping[str, float | None]) -> str:
+    """The ledger's `measured` column: JSON, sorted by name, non-finite values as null."""
     finite: Iterable[tuple[str, float | None]] = (
         (name, value if value is not None and math.isfinite(value) else None) for name, value in measured.items()
     )

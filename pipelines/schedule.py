@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -31,6 +31,10 @@ MOST_DEATHS: Final = 10
 
 MOST_MEMORY_KILLS: Final = 5
 MOST_HANGS: Final = 3
+
+
+Ready = Callable[[int], bool]
+"""Whether a shard can be made now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,17 +119,22 @@ class Schedule:
         """A slot's worker is down, for now."""
         self._ready.discard(slot)
 
-    def take(self, slot: int) -> ShardTask | None:
-        """The next shard for an idle worker; None where there is none for it now."""
+    def can_start(self, ready: Ready) -> bool:
+        """Whether any waiting shard is ready."""
+        return any(ready(task.index) for task in [*self._again, *self._queue])
+
+    def take(self, slot: int, ready: Ready | None = None) -> ShardTask | None:
+        """The next shard for an idle worker; None where there is none for it now. ready: None = all are."""
         assert slot in self._ready
         assert slot not in self.in_flight
         task = next((task for task in self._again if self._may_try(slot, task)), None)
         if task is not None:
             self._again.remove(task)
-        elif self._queue:
-            task = self._queue.popleft()
         else:
-            return None
+            task = next((task for task in self._queue if ready is None or ready(task.index)), None)
+            if task is None:
+                return None
+            self._queue.remove(task)  # nearly always the first
         self.in_flight[slot] = task
         return task
 

@@ -60,6 +60,10 @@ class Store:
         """The root, whatever a process's working folder."""
         self._patience = patience
 
+    def below(self, folder: str) -> Store:
+        """The store of a folder inside this one."""
+        return Store(f"{self.root.rstrip('/')}/{folder}")
+
     def path(self, name: str) -> str:
         """The file's full path in its file system."""
         return f"{self.base}/{name}" if name else self.base

@@ -185,3 +185,46 @@ def test_uv_run_does_not_make_ray_build_a_second_environment() -> None:
     script = "import pipelines.engine, ray._private.ray_constants as c; print(c.RAY_ENABLE_UV_RUN_RUNTIME_ENV)"
     told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert told.stdout == "False\n"
+
+
+class Earlier:
+    """An earlier stage that makes the shards ready one by one, and may end before it made them all."""
+
+    def __init__(self, shards: int, every: float = 0.3) -> None:
+        self.began, self.shards, self.every = time.monotonic(), shards, every
+
+    def made(self) -> int:
+        return min(self.shards, int((time.monotonic() - self.began) / self.every))
+
+    def ready(self, index: int) -> bool:
+        return index < self.made()
+
+    def ended(self) -> bool:
+        return self.made() == self.shards
+
+
+def test_shards_are_made_as_an_earlier_stage_makes_them_ready(sound: Path, tmp_path: Path) -> None:
+    job = make_job(str(tmp_path / "out"), N, SHARD_SIZE, 8)
+    half = run_job(job, Toy(), Runtime(workers=2), Earlier(3))
+    assert (half.exit_code, half.shards_done, half.missing) == (1, 3, 2)
+    assert half.stopped == "what the other shards are made from is not there"
+    assert run_job(job, Toy(), Runtime(workers=2), Earlier(5)).exit_code == 0
+    assert tables(tmp_path / "out") == tables(sound)
+
+
+def test_jobs_of_several_threads_stop_together(cluster: str, tmp_path: Path) -> None:
+    stop = threading.Event()
+    reports: list[JobReport] = []
+
+    def work(name: str) -> None:
+        job = make_job(str(tmp_path / name), N, SHARD_SIZE, 8)
+        reports.append(run_job(job, Toy(pause=0.5), Runtime(), stop=stop))
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in ("a", "b")]
+    for thread in threads:
+        thread.start()
+    time.sleep(1)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert [report.exit_code for report in reports] == [130, 130]

@@ -105,6 +105,7 @@ def train(rank: int, args: argparse.Namespace) -> None:
     tokenizer = CLIPTokenizer.from_pretrained(args.run / "tokenizer")
     torch.manual_seed(args.seed)
     model = CLIPModel(config(len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id))
+    common.start(model, args.start)
     heads = nn.ModuleList([nn.Linear(128, HEADS), nn.Linear(128, HEADS)])
     both = nn.ModuleList([model, heads])
     optimizer = torch.optim.AdamW(both.parameters(), lr=args.rate, betas=(0.9, 0.98), weight_decay=0.02)
@@ -155,7 +156,7 @@ def train(rank: int, args: argparse.Namespace) -> None:
                 "text": text_heads.item(),
                 "top1": right,
             }
-            log.add(step - 1, step * args.batch, **values)
+            log.add(step - 1, args.seen + step * args.batch, **values)
             if step % 200 == 0 or step == steps:
                 save(args.run, both, average, optimizer, step, tokenizer)
     if rank == 0:

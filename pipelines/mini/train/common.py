@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from safetensors.torch import load_file
 from torch import nn
 from torch.multiprocessing.spawn import spawn
 
@@ -26,6 +27,8 @@ def parser(description: str, samples: int, batch: int, rate: float) -> argparse.
     options.add_argument("--batch", type=int, default=batch, help="batch size, over all processes")
     options.add_argument("--rate", type=float, default=rate, help="peak learning rate (cosine to a twentieth)")
     options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--start", type=Path, help="shipped safetensors to start from (optimizer anew)")
+    options.add_argument("--seen", type=int, default=0, help="samples behind --start, for the loss curve")
     options.add_argument("--processes", type=int, default=1, help="data-parallel processes of one thread each")
     options.add_argument("--minutes", type=float, default=1e9, help="stop, with the state saved, after so long")
     return options
@@ -48,6 +51,18 @@ def _start(rank: int, main: Callable[[int, argparse.Namespace], None], args: arg
         main(rank, args)
     finally:
         dist.destroy_process_group()
+
+
+def start(model: nn.Module, weights: Path | None) -> None:
+    """Load shipped weights (any float dtype) into a model that no state continues; None leaves it as it is.
+
+    Raises RuntimeError where the weights are another model's.
+    """
+    if weights is None:
+        return
+    found = {name: value.float() for name, value in load_file(weights).items()}
+    counters = {name: value for name, value in model.state_dict().items() if not value.is_floating_point()}
+    model.load_state_dict({**counters, **found})
 
 
 def average_gradients(parameters: Iterable[nn.Parameter], processes: int) -> None:

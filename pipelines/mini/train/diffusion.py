@@ -119,6 +119,7 @@ def train(rank: int, args: argparse.Namespace) -> None:
     started = time.monotonic()
     torch.manual_seed(args.seed)
     model = UNet2DConditionModel(**CONFIG)
+    common.start(model, args.start)
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.rate, betas=(0.9, 0.98), weight_decay=0.01)
     average = common.Average(model, 0.999)
     step = 0
@@ -160,7 +161,7 @@ def train(rank: int, args: argparse.Namespace) -> None:
         average.update(step)
         step += 1
         if rank == 0:
-            log.add(step - 1, step * args.batch, loss=loss.item(), grad_norm=float(norm))
+            log.add(step - 1, args.seen + step * args.batch, loss=loss.item(), grad_norm=float(norm))
             if step % 500 == 0 or step == steps:
                 save(args.run, model, average, optimizer, step)
     if rank == 0:

@@ -34,6 +34,7 @@ from pipelines.mini.train.common import (
     load_state,
     parser,
     save_state,
+    start,
 )
 from pipelines.mini.train.pose_data import Batch, Drawings, Image
 from pipelines.mini.world import random_world
@@ -71,6 +72,7 @@ def train(rank: int, args: argparse.Namespace) -> None:
     """One process of the training; process 0 logs and saves."""
     torch.manual_seed(args.seed)
     net = MiniPoseNet().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    start(net, args.start)
     optimizer = torch.optim.AdamW(net.parameters(), lr=args.rate, betas=(0.9, 0.99), weight_decay=0.02)
     average = Average(net, 0.998)
     step, samples = 0, 0
@@ -97,7 +99,7 @@ def train(rank: int, args: argparse.Namespace) -> None:
         average.update(step)
         samples += args.batch
         if rank == 0:
-            log.add(step, samples, **{name: float(value.detach()) for name, value in losses.items()})
+            log.add(step, args.seen + samples, **{name: float(value.detach()) for name, value in losses.items()})
         step += 1
         if rank == 0 and (step % SAVE_EVERY == 0 or step == steps):
             keep(args.run, net, optimizer, average, step, samples)

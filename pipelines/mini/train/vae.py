@@ -81,6 +81,7 @@ def train(rank: int, args: argparse.Namespace) -> None:
     started = time.monotonic()
     torch.manual_seed(args.seed)
     model = AutoencoderKL(**CONFIG)
+    common.start(model, args.start)
     state = common.load_state(args.run / "state.pt")
     step = 0
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.rate, betas=(0.9, 0.98), weight_decay=1e-4)
@@ -126,7 +127,7 @@ def train(rank: int, args: argparse.Namespace) -> None:
         if rank == 0:
             log.add(
                 step - 1,
-                step * args.batch,
+                args.seen + step * args.batch,
                 loss=loss.item(),
                 anchor=anchor.item(),
                 psnr=float(10 * torch.log10(4 / error.detach())),

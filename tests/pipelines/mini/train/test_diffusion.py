@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from pipelines.clip import MINI_CLIP
 from pipelines.mini.train import common, diffusion
@@ -21,9 +22,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def arguments(run: Path, samples: int) -> argparse.Namespace:
-    return argparse.Namespace(
-        run=run, samples=samples, batch=4, rate=1e-3, seed=0, processes=1, minutes=1e9, parts=1, vae=None, clip=None
-    )
+    options = {"samples": samples, "batch": 4, "rate": 1e-3, "seed": 0, "processes": 1, "minutes": 1e9, "parts": 1}
+    return argparse.Namespace(run=run, **options, vae=None, clip=None, start=None, seen=0)
 
 
 def test_a_stopped_training_goes_on_as_if_it_had_not(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,3 +41,11 @@ def test_a_stopped_training_goes_on_as_if_it_had_not(run: Path, monkeypatch: pyt
     assert resumed["step"] == whole["step"] == 4
     assert all(torch.equal(resumed["model"][name], value) for name, value in whole["model"].items())
     assert (run / "unet" / "config.json").exists()
+
+
+def test_a_training_starts_from_the_shipped_weights(run: Path) -> None:
+    options = arguments(run, 0)
+    options.start = MINI_CLIP.parent / "sd" / "unet" / "diffusion_pytorch_model.safetensors"
+    diffusion.train(0, options)
+    begun = torch.load(run / "state.pt", weights_only=True)["model"]
+    assert all(torch.equal(begun[name], value.float()) for name, value in load_file(options.start).items())

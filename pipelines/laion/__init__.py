@@ -1,0 +1,1 @@
+"""LAION-Human: metadata → candidates → download → scores and poses → gates → shards."""

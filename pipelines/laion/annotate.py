@@ -1,0 +1,197 @@
+"""The annotate stage: raw images → people and scores in OUT/annotated/, one row an image, without the image.
+
+It runs on a shard as soon as its raw shard is there. Nothing is judged here: thresholds are asked when everything is
+known (`pipelines.laion.settle`), so another threshold costs no GPU time.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detectors.types import Detector, Person
+from pipelines import shards
+from pipelines.config import UserError
+from pipelines.gates import Rejection
+from pipelines.images import decode_image, perceptual_hash
+from pipelines.judging import Steps, find_people, score_safety
+from pipelines.laion.config import LaionConfig
+from pipelines.laion.fetch import raw_folder
+from pipelines.laion.plan import read_candidates
+from pipelines.laion.score import AestheticHead, Clip, load_clip_by_name
+from pipelines.record import KILLED_WORKER, WORKER_STAGE, LedgerRow, Sample, table_to_samples
+from pipelines.safety import SafetyScorer
+from pipelines.store import Store
+from pipelines.work import ShardContext, ShardResult, ShardTask
+
+ANNOTATED: Final = "annotated"
+
+
+@dataclass(slots=True)
+class Row:
+    """A raw image on its way; fields without default are set step by step."""
+
+    sample: Sample
+    pixels: NDArray[np.uint8] = field(init=False)
+    phash: int = field(init=False)
+    people: tuple[Person, ...] = field(init=False)
+    clip: float | None = None
+    aesthetic: float | None = None
+    nsfw: float | None = None
+    finite: bool = True
+    failure: Rejection | None = None
+
+    @property
+    def label(self) -> str:
+        return self.sample.key
+
+
+@dataclass(frozen=True)
+class MakeAnnotateWork:
+    """Builds the work on a worker. out: the dataset whose raw shards are read."""
+
+    config: LaionConfig
+    out: str
+
+    def __call__(self) -> AnnotateWork:
+        """Load detector, CLIP and safety classifier. Raises UserError where they cannot be had on this machine."""
+        import torch
+
+        from detectors import load_detector
+
+        config = self.config
+        device = "cuda" if config.gpus_per_worker > 0 else "cpu"
+        if device == "cuda" and not torch.cuda.is_available():
+            raise UserError("gpus_per_worker is above 0, but this machine has no CUDA device that torch can use")
+        torch.set_num_threads(config.score.threads)
+        detector = load_detector(config.detector.name, device, config.detector.batch_size)
+        return AnnotateWork(self, detector, load_clip_by_name(config.score.clip_model))
+
+
+class AnnotateWork:
+    """Makes annotated shards (`pipelines.work.Work`)."""
+
+    def __init__(self, make: MakeAnnotateWork, detector: Detector, clip: Clip) -> None:
+        self._config = make.config
+        self._store = Store(make.out)
+        self._detector = detector
+        self._clip = clip
+        self._head = (
+            None if make.config.score.aesthetic_head is None else AestheticHead(make.config.score.aesthetic_head)
+        )
+        self._safety = SafetyScorer(make.config.score.threads) if make.config.score.nsfw else None
+
+    def __call__(self, context: ShardContext) -> ShardResult:
+        task = context.task
+        before = context.previous or ShardResult()
+        done = {sample.key: sample for sample in before.accepted}
+        failed = {row.key: row for row in before.ledger}
+        raw, transient = read_raw(self._store, task)
+        todo = {key: sample for key, sample in raw.items() if key not in done and key not in failed}
+        steps = Steps(_harmless_row)
+        for batch in _batches(list(todo), self._config.score.clip_batch_size):
+            for live in context.rounds(batch):
+                rows = [Row(todo[key]) for key in live]
+                for stage, step in self._steps():
+                    steps.run(stage, step, rows)
+                for row in rows:
+                    if row.failure is None:
+                        done[row.sample.key] = annotated(row)
+                    else:
+                        failed[row.sample.key] = _ledger_row(row.sample, task, row.failure)
+        for key in task.quarantined & raw.keys():
+            failed[key] = _ledger_row(raw[key], task, Rejection(WORKER_STAGE, KILLED_WORKER))
+        return ShardResult(
+            accepted=[done[key] for key in raw if key in done],
+            ledger=[failed[key] for key in raw if key in failed],
+            seconds=steps.seconds,
+            counts={"annotated": len(todo)},
+            short=transient,
+        )
+
+    def _steps(self) -> list[tuple[str, Callable[[Sequence[Row]], None]]]:
+        config = self._config
+        found: list[tuple[str, Callable[[Sequence[Row]], None]]] = [("decode", _decode), ("clip", self._compare)]
+        found.append(("detect", lambda rows: find_people(rows, self._detector, config.detector.min_score)))
+        if (safety := self._safety) is not None:
+            found.append(("safety", lambda rows: score_safety(rows, safety)))
+        return found
+
+    def _compare(self, rows: Sequence[Row]) -> None:
+        """CLIP score (100 x cosine, at least 0) and aesthetic score; batches are filled up, as bits depend on size."""
+        size = self._config.score.clip_batch_size
+        filled = [*rows, *[rows[-1]] * (size - len(rows))]
+        images = self._clip.images([row.pixels for row in filled])
+        texts = self._clip.texts([row.sample.caption for row in filled])
+        cosines = (images * texts).sum(1)
+        scores = None if self._head is None else self._head.scores(images)
+        for number, row in enumerate(rows):
+            row.clip = max(0.0, 100 * float(cosines[number]))
+            row.aesthetic = None if scores is None else scores[number]
+
+
+def read_raw(store: Store, task: ShardTask) -> tuple[dict[str, Sample], list[str]]:
+    """The raw images of a shard over all generations, in the candidates' order; and the keys that may come later."""
+    found: dict[str, Sample] = {}
+    short: list[str] = []
+    for generation in range(task.max_attempts):
+        raw = store.below(raw_folder(generation))
+        found |= {sample.key: sample for sample in table_to_samples(shards.read_table(raw, "shards", task.index))}
+        short = list(shards.parse_done(raw.read(shards.done_name(task.index))).short)
+    order = [row["key"] for row in read_candidates(store, task.index)[: task.stop - task.start]]
+    return {key: found[key] for key in order if key in found}, short
+
+
+def annotated(row: Row) -> Sample:
+    """What is known of an image now; `annotation` holds what gates ask beside the record's columns."""
+    measured = {"brightest": float(row.pixels.max()), "deviation": float(row.pixels.std())}
+    return replace(
+        row.sample,
+        image=None,
+        people=row.people,
+        annotation=json.dumps(measured),
+        clip_score=row.clip,
+        aesthetic=row.sample.aesthetic if row.aesthetic is None else row.aesthetic,
+        nsfw=row.nsfw,
+        phash=row.phash,
+    )
+
+
+def _decode(rows: Sequence[Row]) -> None:
+    for row in rows:
+        assert row.sample.image is not None
+        row.pixels = decode_image(row.sample.image)
+        row.phash = perceptual_hash(row.pixels)
+
+
+def _harmless_row() -> Row:
+    """A row that every step should be able to take."""
+    from pipelines.images import encode_image
+
+    pixels = np.full((64, 64, 3), 127, np.uint8)
+    row = Row(Sample("", "laion-human", encode_image(pixels, "png", 95), "", 64, 64, "a man", ()))
+    row.pixels, row.phash, row.people = pixels, 0, ()
+    return row
+
+
+def _batches(keys: list[str], size: int) -> list[list[str]]:
+    return [keys[start : start + size] for start in range(0, len(keys), size)]
+
+
+def _ledger_row(sample: Sample, task: ShardTask, why: Rejection) -> LedgerRow:
+    measured: dict[str, Any] = {}
+    return LedgerRow(
+        key=sample.key,
+        shard=task.index,
+        attempt=1,
+        stage=why.stage,
+        reason=why.reason,
+        measured=measured,
+        caption=sample.caption,
+        url=None if sample.origin is None else sample.origin.url,
+    )

@@ -1,0 +1,348 @@
+"""The LAION-Human job: plan → fetch and annotate side by side → settle. Each stage is committed shard by shard.
+
+    OUT/plan/        frozen candidates                      (`plan`)
+    OUT/raw/0/ …     what was downloaded, a generation each (`fetch`)
+    OUT/annotated/   people and scores                      (`annotate`)
+    OUT/verdicts/    what the gates and near-duplicates say (`settle`)
+    OUT/shards/ …    the dataset
+
+Importing this loads neither torch nor Ray; running the job does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from pipelines.config import UserError, identity, identity_of_values, plain
+from pipelines.laion.config import LaionConfig
+
+if TYPE_CHECKING:
+    from pipelines.job import Job, JobReport, Runtime
+    from pipelines.laion.plan import Plan
+    from pipelines.store import Store
+
+MINI: Final = ("mini",)
+"""`metadata.files` of the small web that comes with the package."""
+
+_STAGES: Final[Mapping[str, tuple[str, ...]]] = {
+    "fetch": ("seed", "shard_size", "metadata.", "filter.", "index.", "fetch."),
+    "annotate": ("seed", "shard_size", "metadata.", "filter.", "index.", "fetch.", "score.", "detector."),
+}
+"""The identity keys that decide the bytes of a stage; those of the last stage are all of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where candidates come from. hosts: `host:port` → `address:port` of a small web on this machine."""
+
+    files: tuple[str, ...]
+    hosts: Mapping[str, str]
+
+
+@contextlib.contextmanager
+def open_source(config: LaionConfig) -> Iterator[Source]:
+    """The metadata's files; for `mini`, while the context is open, with the small web they point to."""
+    from pipelines.laion.plan import metadata_files
+
+    if config.metadata.files != MINI:
+        yield Source(tuple(metadata_files(config.metadata.files)), {})
+        return
+    from pipelines.mini import web
+
+    with tempfile.TemporaryDirectory() as folder, web.serve() as address:
+        path = Path(folder, "mini.parquet")
+        web.write_metadata(path, web.pages())
+        yield Source((str(path),), {f"{web.HOST}:80": address})
+
+
+def identity_of(config: LaionConfig, fingerprint: str) -> dict[str, Any]:
+    """What decides the bytes of the dataset: identity keys, and everything they name pinned by content."""
+    from detectors import weights
+    from pipelines.safety import classifier_version
+
+    try:
+        detector = weights.digest(weights.find(config.detector.name))
+    except weights.WeightsError as error:
+        raise UserError(str(error)) from error
+    head = config.score.aesthetic_head
+    extra = {
+        "metadata.fingerprint": fingerprint,
+        "detector.sha256": detector,
+        "score.aesthetic_sha256": None if head is None else weights.digest(head),
+        "score.classifier": classifier_version() if config.score.nsfw else None,
+    }
+    return identity(config, extra)[0]
+
+
+def run_laion(
+    config: LaionConfig, out: str, shards: range | None = None, address: str | None = None, retry: bool = False
+) -> JobReport:
+    """Make a LAION-Human dataset in `out`, or what is still missing of it.
+
+    shards: only these; None = all. address: the Ray cluster to join. retry: try the addresses that failed in passing
+    once more (`max_attempts` grows by one). Raises UserError where the user must act first.
+    """
+    from pipelines import dataset, lease
+    from pipelines.laion.plan import make_plan
+    from pipelines.store import Store
+
+    store = Store(out)
+    generations = max(config.max_attempts, _generations(store)) + retry
+    config = replace(config, max_attempts=generations)
+    with open_source(config) as source:
+        plan = make_plan(config, store, source.files)
+        named = identity_of(config, plan.fingerprint)
+        n = plan.candidates if config.n is None else min(config.n, plan.candidates)
+        stages = _Stages(config, out, named, n, source.hosts, shards)
+        settle = stages.settle()
+        if dataset.check_manifest(store, stages.manifest(settle)):
+            dataset.write_manifest(store, stages.manifest(settle), settle.files, lease.new_run())
+        return _run(stages, store, plan, address)
+
+
+def _generations(store: Store) -> int:
+    from pipelines import dataset
+
+    try:
+        return dataset.read_manifest(store).max_attempts
+    except UserError:
+        return 1
+
+
+@dataclass(frozen=True)
+class _Stages:
+    """The jobs of one dataset."""
+
+    config: LaionConfig
+    out: str
+    named: Mapping[str, Any]
+    n: int
+    hosts: Mapping[str, str]
+    shards: range | None
+
+    def fetch(self, generation: int) -> Job:
+        from pipelines.laion.fetch import raw_folder
+
+        return self._job(raw_folder(generation), "fetch", 1)
+
+    def annotate(self) -> Job:
+        from pipelines.laion.annotate import ANNOTATED
+
+        return self._job(ANNOTATED, "annotate", self.config.max_attempts)
+
+    def settle(self) -> Job:
+        from pipelines.laion.settle import SettleStanding
+
+        job = self._job("", "", self.config.max_attempts)
+        return replace(
+            job, shards=None, standing=SettleStanding(self.out), files={"README.md": card(self.config).encode()}
+        )
+
+    def manifest(self, job: Job) -> Any:
+        from pipelines import dataset
+
+        fields = ("source", "identity_hash", "identity", "n", "shard_size", "max_attempts", "config")
+        return dataset.Manifest(**{name: getattr(job, name) for name in fields})
+
+    def _job(self, folder: str, stage: str, max_attempts: int) -> Job:
+        from pipelines.job import Job
+
+        prefixes = _STAGES.get(stage, ("",))
+        named = {name: value for name, value in self.named.items() if name.startswith(prefixes)}
+        return Job(
+            out=f"{self.out.rstrip('/')}/{folder}".rstrip("/"),
+            source="laion-human",
+            identity=named,
+            identity_hash=identity_of_values(named),
+            config=plain(self.config),
+            n=self.n,
+            shard_size=self.config.shard_size,
+            max_attempts=max_attempts,
+            shards=self.shards,
+            label=stage or "settle",
+        )
+
+
+def _runtimes(config: LaionConfig, address: str | None) -> tuple[Runtime, Runtime]:
+    """Where the fetch stage and the annotate stage run."""
+    from pipelines.job import Runtime
+
+    fetch = Runtime(workers=config.fetch.workers, address=address, hang_seconds=60 * config.hang_minutes)
+    annotate = Runtime(
+        workers=config.workers,
+        num_cpus=config.cpus_per_worker,
+        num_gpus=config.gpus_per_worker,
+        threads=config.score.threads,
+        address=address,
+        budget_gpu_hours=config.budget_gpu_hours,
+        price_per_gpu_hour=config.price_per_gpu_hour,
+        hang_seconds=60 * config.hang_minutes,
+    )
+    return fetch, annotate
+
+
+def _run(stages: _Stages, store: Store, plan: Plan, address: str | None) -> JobReport:
+    from pipelines import engine, lease
+    from pipelines.laion.annotate import ANNOTATED, MakeAnnotateWork
+    from pipelines.laion.settle import MakeSettleWork, decide
+    from pipelines.shards import done_indices
+
+    config, out = stages.config, stages.out
+    fetch, annotate = _runtimes(config, address)
+    cpus = fetch.workers * fetch.num_cpus + annotate.workers * annotate.num_cpus
+    with engine.ray_session(replace(annotate, workers=1, num_cpus=cpus)):
+        stop = threading.Event()
+        fetching = _Fetching(stages, store, fetch, stop)
+        fetching.start()
+        try:
+            report = engine.run_job(stages.annotate(), MakeAnnotateWork(config, out), annotate, fetching, stop)
+        except BaseException:
+            stop.set()
+            raise
+        finally:
+            fetching.join()
+        if fetching.error is not None:
+            raise fetching.error
+        report = replace(
+            report, short=[], exit_code=130 if stop.is_set() else int(bool(report.missing or report.failed))
+        )
+        settle = stages.settle()
+        made = done_indices(store.below(ANNOTATED), stages.manifest(settle).shards)
+        if report.exit_code or len(made) < len(stages.manifest(settle).shards):
+            why = "near-duplicates are settled when all shards are annotated"
+            return replace(report, stopped=report.stopped or why)
+        decide(store, config.gates, made, lease.new_run())
+        return engine.run_job(settle, MakeSettleWork(out, config.keep_rejected), replace(fetch, workers=1), stop=stop)
+
+
+class _Fetching(threading.Thread):
+    """Runs the fetch jobs, one generation after the other, and tells the annotate job which shards are there."""
+
+    LOOK_SECONDS: Final = 1.0
+
+    def __init__(self, stages: _Stages, store: Store, runtime: Runtime, stop: threading.Event) -> None:
+        super().__init__(name="fetch")
+        self._stages, self._store, self._runtime, self._halt = stages, store, runtime, stop
+        self._over = False
+        self._ready: frozenset[int] = frozenset()
+        self._looked = 0.0
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        """Fetch every generation; what goes wrong is kept for the job's own thread."""
+        from pipelines import engine
+        from pipelines.laion.blocklist import Hashes
+        from pipelines.laion.fetch import MakeFetchWork
+        from pipelines.laion.optout import OptOut
+
+        config = self._stages.config
+        try:
+            opt_out = OptOut.read(config.filter.opt_out)
+            hashes = Hashes.read(config.fetch.blocklist, config.fetch.blocklist_distance)
+            for generation in range(config.max_attempts):
+                make = MakeFetchWork(config.fetch, self._stages.out, generation, opt_out, hashes, self._stages.hosts)
+                report = engine.run_job(self._stages.fetch(generation), make, self._runtime, stop=self._halt)
+                if report.missing or report.failed or self._halt.is_set():
+                    break
+        except BaseException as error:
+            self.error = error
+        finally:
+            self._over = True
+
+    def ready(self, index: int) -> bool:
+        """Whether a shard's raw images of all generations are there."""
+        if index not in self._ready and (self._over or time.monotonic() - self._looked > self.LOOK_SECONDS):
+            self._looked = time.monotonic()
+            self._ready = frozenset(self._made())
+        return index in self._ready
+
+    def ended(self) -> bool:
+        """Whether no more shards will come."""
+        return self._over
+
+    def _made(self) -> list[int]:
+        from pipelines.laion.fetch import raw_folder
+        from pipelines.shards import done_indices
+
+        return done_indices(self._store.below(raw_folder(self._stages.config.max_attempts - 1)))
+
+
+def config_of(out: str) -> LaionConfig:
+    """The config that a dataset was last run with. Raises UserError where OUT holds none of this source."""
+    from pipelines import dataset
+    from pipelines.config import restore
+    from pipelines.store import Store
+
+    manifest = dataset.read_manifest(Store(out))
+    if manifest.source != "laion-human":
+        raise UserError(f"{out} holds {manifest.source}, which was not downloaded")
+    return restore(LaionConfig, manifest.config, f"{out}/dataset.json")
+
+
+def funnel(store: Store) -> list[tuple[str, int]]:
+    """(stage and reason, candidates that ended there) of a dataset, most first; they and the accepted add up to n."""
+    from pipelines import shards
+
+    counts: Counter[str] = Counter()
+    for index in shards.done_indices(store):
+        table = shards.read_table(store, "ledger", index, ["stage", "reason"])
+        counts.update(f"{row['stage']}: {row['reason']}" for row in table.to_pylist())
+    return counts.most_common()
+
+
+def card(config: LaionConfig) -> str:
+    """Return the dataset card: a README that the Hugging Face hub and `datasets.load_dataset` read as well."""
+    return f"""---
+configs:
+- config_name: default
+  data_files: shards/*.parquet
+task_categories: [text-to-image, keypoint-detection]
+---
+# LAION-Human
+
+Images of people from the web with their captions and poses, collected by humansd: each row of `shards/` is an image,
+its caption, where it came from (`origin`), and the people found in it (boxes and 17 COCO keypoints).
+
+- candidates from LAION-style metadata, filtered as `dataset.json` says
+- poses by `{config.detector.name}`, text similarity by `{config.score.clip_model}`
+- `rejected/` and `ledger/` hold what was not accepted, with stage and reason
+
+The images belong to their authors; `origin` names where each was published. Remove a row by `humansd takedown`.
+"""
+
+
+def plan_laion(config: LaionConfig) -> dict[str, Any]:
+    """Return what `run_laion` would begin with: the funnel of the metadata, counted without any download."""
+    from pipelines.laion.plan import Metadata
+
+    with open_source(config) as source:
+        metadata = Metadata(config, source.files)
+        try:
+            found = metadata.funnel()
+        finally:
+            metadata.close()
+    candidates = found[-1][1] if config.n is None else min(config.n, found[-1][1])
+    return {
+        "files": len(source.files),
+        "funnel": dict(found),
+        "candidates": candidates,
+        "shards": -(-candidates // config.shard_size),
+        "detector": config.detector.name,
+        "clip": config.score.clip_model,
+    }
+
+
+def as_text(plan: Mapping[str, Any]) -> str:
+    """Return what `plan_laion` found as lines for people."""
+    lines = [f"{rows:>14,}  {name}" for name, rows in plan["funnel"].items()]
+    lines.append(f"{plan['candidates']:>14,}  candidates in {plan['shards']:,} shards would be downloaded")
+    lines.append(f"then scored by CLIP {plan['clip']} and judged by the poses that {plan['detector']} finds")
+    return "\n".join(lines)
