@@ -12,6 +12,8 @@ from pipelines.ghi.config import GhiConfig
 from pipelines.ghi.job import run_ghi
 from pipelines.inspect import rows
 from pipelines.inspect.sheet import card_of, draw_sheet, save
+from pipelines.laion.config import LaionConfig
+from pipelines.laion.job import run_laion
 from pipelines.options import say
 from pipelines.status import read_status
 
@@ -23,39 +25,53 @@ INTERRUPTED: Final = 130
 
 
 def run_demo(folder: Path, n: int, workers: int) -> int:
-    """Make `n` samples and two contact sheets below `folder`; return the exit code. Running it again resumes.
+    """Make `n` generated samples and a LAION-Human of the small web, with contact sheets, below `folder`.
 
-    Raises UserError where the folder holds something else or cannot be written.
+    Returns the exit code. Running it again resumes. Raises UserError where the folder holds something else or cannot be
+    written.
     """
-    out = str(folder / "ghi")
+    ghi, laion = str(folder / "ghi"), str(folder / "laion")
     config = load_config(GhiConfig, "mini", [f"n={n}", f"workers={workers}", f"shard_size={SHARD_SIZE}"])
-    say(f"generating {n} samples with the miniature models into {out}")
-    report = run_ghi(config, out)
+    say(f"generating {n} samples with the miniature models into {ghi}")
+    report = run_ghi(config, ghi)
     if report.exit_code == INTERRUPTED:
         return report.exit_code
+    _draw_sheets(ghi, folder / "sheet.png", "Generated people, their poses, their captions", folder / "rejected.png")
+    say(f"collecting pictures of people from a small web on this machine, part of it hostile, into {laion}")
+    collected = run_laion(load_config(LaionConfig, "mini", [], "laion"), laion)
+    if collected.exit_code == INTERRUPTED:
+        return collected.exit_code
+    _draw_sheets(
+        laion, folder / "laion.png", "Collected people, their poses, their captions", folder / "laion-rejected.png"
+    )
+    print(story(ghi, laion, folder))
+    return max(report.exit_code, collected.exit_code)
+
+
+def _draw_sheets(out: str, accepted: Path, title: str, rejected: Path) -> None:
+    """Write a dataset's index and two contact sheets."""
     dataset.write_index(out)
-    sheets = {"shards": folder / "sheet.png", "rejected": folder / "rejected.png"}
-    for kind, file in sheets.items():
+    for kind, file in (("shards", accepted), ("rejected", rejected)):
         picked, total = rows.pick(out, "rejected" if kind == "rejected" else "shards", CARDS)
         word = "rejected candidates" if kind == "rejected" else "accepted samples"
-        title = "What the gates rejected" if kind == "rejected" else "Generated people, their poses, their captions"
-        save(draw_sheet([card_of(row) for row in picked], title, f"{len(picked)} of {total:,} {word} in {out}"), file)
-    print(story(out, folder))
-    return report.exit_code
+        heading = "What the gates rejected" if kind == "rejected" else title
+        save(draw_sheet([card_of(row) for row in picked], heading, f"{len(picked)} of {total:,} {word} in {out}"), file)
 
 
-def story(out: str, folder: Path) -> str:
+def story(ghi: str, laion: str, folder: Path) -> str:
     """Return what was made and what to try next."""
-    status = read_status(out)
-    quoted = shlex.quote(out)
+    made, found = read_status(ghi), read_status(laion)
+    quoted = shlex.quote(ghi)
     return f"""
-{status.accepted:,} samples in {out}, from {status.accepted + status.rejected:,} images drawn
+{made.accepted:,} samples in {ghi}, from {made.accepted + made.rejected:,} images drawn
+{found.accepted:,} samples in {laion}, from {found.accepted + found.rejected:,} addresses
 
 look at     {folder / "sheet.png"}      accepted images, their skeletons and captions
             {folder / "rejected.png"}   what was rejected, and why
-in Python   pd.read_parquet("{out}/index.parquet")             every column but the images
-            pd.read_parquet("{out}/shards/00000000.parquet")   one shard, images included
+            {folder / "laion.png"}, {folder / "laion-rejected.png"}   the same of what was collected
+in Python   pd.read_parquet("{ghi}/index.parquet")             every column but the images
+            pd.read_parquet("{laion}/shards/00000000.parquet")   one shard, images included
 next        humansd status {quoted}
             humansd inspect {quoted} --sheet more.png --n 60 --seed 1
             humansd plan --n 10000 --from {quoted}
-            humansd demo --out {shlex.quote(str(folder))} --n {status.n + 60}   (goes on from here)"""
+            humansd demo --out {shlex.quote(str(folder))} --n {made.n + 60}   (goes on from here)"""

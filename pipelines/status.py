@@ -81,6 +81,8 @@ def read_status(out: str) -> Status:
     drivers = tuple(holder.owner for holder in lease.live(store))
     progress = _read_json(store, PROGRESS)
     wall, worker = speed(done), worker_speed(done)
+    if manifest.source == "laion-human":  # its time went into the stages before: those of OUT/raw and OUT/annotated
+        wall = worker = None
     accepted, rejected = sum(d.accepted for d in done), sum(d.rejected for d in done)
     ledgers = _spread([d.shard for d in done if d.rejected], LEDGERS)
     left = sum(task.stop - task.start - (markers[task.index].accepted if task.extend else 0) for task in missing)
