@@ -25,6 +25,9 @@ DATA_VERSION: Final = 1
 
 ROW_GROUP_ROWS: Final = 100
 
+_MOST_BYTES: Final = 2**31 - 1
+"""That one Arrow array of bytes can hold; Arrow makes several of more."""
+
 WORKER_STAGE: Final = "worker"
 """`LedgerRow.stage` of a candidate that was lost to its process rather than judged by a gate."""
 
@@ -325,14 +328,12 @@ def _feature(name: str, kind: pa.DataType) -> Any:
     return {"dtype": {"float": "float32"}.get(str(kind), str(kind)), "_type": "Value"}
 
 
-def _sample_columns(samples: Sequence[Sample]) -> dict[str, list[Any]]:
-    columns: dict[str, list[Any]] = {}
+def _sample_columns(samples: Sequence[Sample]) -> dict[str, Any]:
+    columns: dict[str, Any] = {}
     for name in SCHEMA.names:
         if name in Sample.__slots__:
             columns[name] = [getattr(sample, name) for sample in samples]
-    columns["image"] = [
-        None if sample.image is None else {"bytes": sample.image, "path": sample.image_path} for sample in samples
-    ]
+    columns["image"] = _images(samples)
     columns["num_people"] = [sum(not person.iscrowd for person in sample.people) for sample in samples]
     columns["min_keypoint_score"] = [min_keypoint_score(sample.people) for sample in samples]
     columns["people"] = [[_slots_to_dict(person) for person in sample.people] for sample in samples]
@@ -341,6 +342,21 @@ def _sample_columns(samples: Sequence[Sample]) -> dict[str, list[Any]]:
     columns["generation"] = [sample.generation and _slots_to_dict(sample.generation) for sample in samples]
     columns["origin"] = [sample.origin and _slots_to_dict(sample.origin) for sample in samples]
     return {name: columns[name] for name in SCHEMA.names}
+
+
+def _images(samples: Sequence[Sample]) -> pa.StructArray | pa.ChunkedArray:
+    """The image column, its bytes copied once: Arrow's own way from Python objects grows and moves them."""
+    kind = SCHEMA.field("image").type
+    sizes = [0, *(len(sample.image or b"") for sample in samples)]
+    if sum(sizes) > _MOST_BYTES:
+        images = ({"bytes": sample.image, "path": sample.image_path} for sample in samples)
+        return pa.array([image if image["bytes"] is not None else None for image in images], kind)
+    offsets = pa.array(np.cumsum(sizes), pa.int32())
+    data = pa.py_buffer(b"".join(sample.image for sample in samples if sample.image is not None))
+    missing = pa.array([sample.image is None for sample in samples], pa.bool_())
+    values = pa.Array.from_buffers(pa.binary(), len(samples), [None, offsets.buffers()[1], data])
+    paths = pa.array([sample.image_path for sample in samples], pa.string())
+    return pa.StructArray.from_arrays([values, paths], fields=list(kind), mask=missing)
 
 
 def _slots_to_dict(record: Person | Generation | Origin) -> dict[str, Any]:

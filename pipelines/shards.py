@@ -12,10 +12,10 @@ import hashlib
 import json
 import platform
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib import metadata
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -80,21 +80,48 @@ def done_name(index: int) -> str:
     return f"done/{index:08d}.json"
 
 
-def encode(table: pa.Table, identity_hash: str) -> pa.Buffer:
-    """A table as Parquet: zstd but for the image bytes, which are compressed already; row groups of 100 rows."""
+class _HashedFile:
+    """What Arrow writes to: an open file, and the sha256 and size of all that went into it."""
+
+    closed = False
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.sha256 = hashlib.sha256()
+        self.bytes = 0
+
+    def write(self, data: bytes) -> None:
+        self.sha256.update(data)
+        self.bytes += len(data)
+        self._file.write(data)
+
+    def tell(self) -> int:
+        return self.bytes
+
+    def flush(self) -> None:
+        """The store flushes and closes the file."""
+
+    close = flush
+
+
+def encode(table: pa.Table, identity_hash: str, file: BinaryIO) -> FileInfo:
+    """Write a table to a file as Parquet, hashed on the way: row groups of 100 rows, zstd but for the image bytes.
+
+    Those are compressed already.
+    """
     leaves = _schema_leaves(table.schema.remove_metadata())
     table = record.with_file_metadata(table, identity_hash)
     plain = [leaf for leaf in leaves if leaf != "image.bytes"]
-    sink = pa.BufferOutputStream()
+    hashed = _HashedFile(file)
     pq.write_table(
         table,
-        sink,
+        hashed,
         row_group_size=record.ROW_GROUP_ROWS,
         compression={leaf: "zstd" if leaf in plain else "none" for leaf in leaves},
         use_dictionary=plain,
         write_statistics=plain,
     )
-    return sink.getvalue()
+    return FileInfo(hashed.sha256.hexdigest(), hashed.bytes, table.num_rows)
 
 
 def commit(store: Store, task: ShardTask, result: Result, identity_hash: str, run: str) -> Done:
@@ -107,7 +134,17 @@ def commit(store: Store, task: ShardTask, result: Result, identity_hash: str, ru
     if len(set(keys)) < len(keys):
         twice = next(key for key in keys if keys.count(key) > 1)
         raise ValueError(f"shard {task.index} holds the key {twice} twice")
-    encoded = {folder: encode(table, identity_hash) for folder, table in tables.items()}
+    files: dict[str, FileInfo] = {}
+
+    def writer(folder: str) -> Callable[[BinaryIO], None]:
+        def write(file: BinaryIO) -> None:
+            files[folder] = encode(tables[folder], identity_hash, file)
+
+        return write
+
+    # An older shard that this one replaces stays valid until its files are swapped; a crash between two of the renames
+    # leaves files that do not match their marker, which `read_back` finds: that shard is then made anew.
+    store.write_all({table_name(folder, task.index): writer(folder) for folder in tables}, run)
     accepted, rejected = result.totals
     done = Done(
         shard=task.index,
@@ -117,10 +154,7 @@ def commit(store: Store, task: ShardTask, result: Result, identity_hash: str, ru
         accepted=accepted,
         rejected=rejected,
         short=tuple(result.short),
-        files={
-            folder: FileInfo(hashlib.sha256(data).hexdigest(), data.size, tables[folder].num_rows)
-            for folder, data in encoded.items()
-        },
+        files=files,
         counts=result.counts,
         seconds=result.seconds,
         identity=identity_hash,
@@ -131,9 +165,6 @@ def commit(store: Store, task: ShardTask, result: Result, identity_hash: str, ru
         finished=now(),
         follows=result.follows,
     )
-    # An older shard that this one replaces stays valid until its files are swapped; a crash between two of the renames
-    # leaves files that do not match their marker, which `read_back` finds: that shard is then made anew.
-    store.write_all({table_name(folder, task.index): memoryview(data) for folder, data in encoded.items()}, run)
     store.write(done_name(task.index), json.dumps(asdict(done), indent=1).encode(), run)
     return done
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,7 +18,8 @@ from fsspec.parquet import open_parquet_file
 
 from pipelines.config import UserError
 
-Data = bytes | memoryview
+Data = bytes | memoryview | Callable[[BinaryIO], object]
+"""What to write: the bytes, or a function that writes them to an open file."""
 
 _NO_LONGER_WRITABLE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)
 _READERS: Final = 16
@@ -76,7 +78,7 @@ class Store:
         """Write files in order. On a local disk all are complete on disk before the first gets its final name."""
         if not self.local:
             for name, data in files.items():
-                self._remote_write(name, bytes(data))
+                self._remote_write(name, _in_memory(data))
             return
         with self._storage_errors(", ".join(files)):
             targets = [Path(self.path(name)) for name in files]
@@ -216,13 +218,24 @@ def temporary_run(name: str) -> str | None:
     return name.split(".")[-2] if name.startswith(".") and name.endswith(".tmp") else None
 
 
+def _in_memory(data: Data) -> bytes:
+    if not callable(data):
+        return bytes(data)
+    buffer = io.BytesIO()
+    data(buffer)
+    return buffer.getvalue()
+
+
 def _read(path: str) -> bytes:
     return Path(path).read_bytes()
 
 
 def _write(path: Path, data: Data, durable: bool) -> None:
     with path.open("wb") as file:
-        file.write(data)
+        if callable(data):
+            data(file)
+        else:
+            file.write(data)
         if durable:
             file.flush()
             os.fsync(file.fileno())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -87,12 +88,25 @@ def equal(one: Sample, two: Sample) -> bool:
     return plain(one) == plain(two)
 
 
+def parquet(samples: Sequence[Sample]) -> bytes:
+    """Samples as a shard's file."""
+    file = io.BytesIO()
+    encode(record.samples_to_table(samples), "h", file)
+    return file.getvalue()
+
+
 def test_samples_survive_parquet_unchanged() -> None:
     samples = [a_full_sample(), a_bare_sample()]
-    table = pq.read_table(pa.BufferReader(encode(record.samples_to_table(samples), "h")))
+    table = pq.read_table(pa.BufferReader(parquet(samples)))
     back = record.table_to_samples(table)
     assert all(equal(one, two) for one, two in zip(samples, back, strict=True))
     assert table["num_people"].to_pylist() == [2, 0]
+
+
+def test_an_image_that_must_not_be_kept_is_null_beside_others() -> None:
+    gone = dataclasses.replace(a_bare_sample(), image=None)
+    images = record.samples_to_table([gone, a_bare_sample(), gone])["image"].to_pylist()
+    assert images == [None, {"bytes": a_png(), "path": "laion-1.png"}, None]
 
 
 def test_the_least_sure_person_decides_the_keypoint_score() -> None:
@@ -130,7 +144,7 @@ def test_the_prompt_columns_are_the_grammar_s_parts() -> None:
 
 def test_the_same_rows_give_the_same_bytes_in_groups_of_a_hundred() -> None:
     samples = [dataclasses.replace(a_full_sample(), key=f"k{i}") for i in range(250)]
-    one, two = (encode(record.samples_to_table(samples), "h").to_pybytes() for _ in range(2))
+    one, two = (parquet(samples) for _ in range(2))
     assert one == two
     metadata = pq.read_metadata(pa.BufferReader(one))
     assert [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)] == [100, 100, 50]
@@ -141,7 +155,7 @@ def test_the_same_rows_give_the_same_bytes_in_groups_of_a_hundred() -> None:
 
 def test_pandas_reads_the_columns_as_documented(tmp_path: Path) -> None:
     path = tmp_path / "00000000.parquet"
-    path.write_bytes(encode(record.samples_to_table([a_full_sample(), a_bare_sample()]), "h"))
+    path.write_bytes(parquet([a_full_sample(), a_bare_sample()]))
     frame = pd.read_parquet(path)
     documented = (
         "key source image width height caption num_people min_keypoint_score people annotation scene action prompt "
@@ -158,7 +172,7 @@ def test_pandas_reads_the_columns_as_documented(tmp_path: Path) -> None:
 def test_datasets_decodes_the_images(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
     path = tmp_path / "00000000.parquet"
-    path.write_bytes(encode(record.samples_to_table([a_full_sample(), a_bare_sample()]), "h"))
+    path.write_bytes(parquet([a_full_sample(), a_bare_sample()]))
     rows = datasets.load_dataset("parquet", data_files=str(path), split="train", cache_dir=str(tmp_path / "cache"))
     assert rows[0]["image"].size == (8, 6)
     assert rows[0]["image"].getpixel((0, 0)) == (200, 10, 10)

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import fsspec
 import numpy as np
@@ -44,6 +44,18 @@ def test_files_are_written_read_listed_and_removed(store: Store) -> None:
     assert store.names("a") == ["two"]
     with pytest.raises(FileNotFoundError):
         store.read("a/one")
+
+
+def test_what_writes_itself_is_there_whole_or_not_at_all(store: Store) -> None:
+    def fail(file: BinaryIO) -> None:
+        file.write(b"half")
+        raise ValueError("the other half is missing")
+
+    store.write_all({"a/one": lambda file: file.write(b"1")}, "run")
+    with pytest.raises(ValueError, match="other half"):
+        store.write_all({"a/two": lambda file: file.write(b"2"), "a/one": fail}, "run")
+    assert store.read("a/one") == b"1"
+    assert store.local is False or store.names("a") == ["one"]
 
 
 def test_touching_renews_the_time_and_never_makes_a_file(store: Store) -> None:
