@@ -96,10 +96,12 @@ LIMB_COLORS: Final = limb_colors()
 class Person:
     """One person found or annotated in an image.
 
-    bbox: (x, y, width, height) in pixels of the image, origin at its top left corner.
+    bbox: (x, y, width, height) in pixels of the image, from its top left corner: a box of the whole image is
+        (0, 0, image width, image height).
     score: detection confidence, 0-1.
     area: annotated area in square pixels, else width x height x `AREA_PER_BOX`.
-    keypoints: float32 (17, 3): x px, y px, confidence 0-1, in `KEYPOINTS` order.
+    keypoints: float32 (17, 3): x px, y px, confidence 0-1, in `KEYPOINTS` order. Whole numbers are pixel centres: the
+        first pixel's is (0, 0), which is (0.5, 0.5) from the image's corner.
     The remaining fields are what an annotated set carries; None where unknown.
     """
 

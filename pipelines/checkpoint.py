@@ -216,7 +216,9 @@ def _commit(hub_id: str, revision: str | None) -> str:
 
 def _download(checkpoint: Checkpoint) -> Path:
     from diffusers import DiffusionPipeline
+    from diffusers.utils import logging
 
+    logging.set_verbosity_error()  # what goes wrong is told in one line below
     try:
         folder = DiffusionPipeline.download(
             checkpoint.source,

@@ -22,6 +22,10 @@ LEAVES: Final = ("prompts", "detectors")
 """Packages that know nothing of UserError: the ValueErrors they define are the user's mistakes too."""
 
 
+SEVERAL: Final = ("--models",)
+"""Options that take several values in a row."""
+
+
 class _Group(TyperGroup):
     """The commands; one whose reader has seen enough (`humansd prompts | head`) ends well."""
 
@@ -49,7 +53,7 @@ commands.register(app)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; a mistake of the user is one line on stderr, never a traceback."""
-    given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    given = spread(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
         code = app(args=given, prog_name="humansd", standalone_mode=False)
     except typer.TyperException as error:
@@ -65,10 +69,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         say(f"humansd: {one_line(str(error))}")
         return 2
+    except OSError as error:  # a file that the user named and that cannot be written or read
+        if error.filename is None:
+            raise
+        say(f"humansd: {error.filename}: {error.strerror}")
+        return 2
     except (KeyboardInterrupt, typer.Abort):
         say("humansd: interrupted")
         return 130
     return code if isinstance(code, int) else 0
+
+
+def spread(arguments: Sequence[str]) -> list[str]:
+    """Return `--models A B` as the parser wants it, `--models A --models B`; likewise all of `SEVERAL`."""
+    result: list[str] = []
+    option, values = "", 0
+    for word in arguments:
+        if word.startswith("-"):
+            option, values = word, 0
+        else:
+            if option in SEVERAL and values:
+                result.append(option)
+            values += 1
+        result.append(word)
+    return result
 
 
 def one_line(text: str) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipelines import commands_laion, commands_second, commands_sets, options
-from pipelines.config import UserError, load_config
+from pipelines.config import UserError, bundled, load_config
 from pipelines.options import examples
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def register(app: typer.Typer) -> None:
         epilog=examples(
             "humansd plan --config mini --n 10000",
             "humansd plan --config mini --n 10000 --probe",
-            "humansd plan --config sd21 --config sd15 --n 1000000 --gpus 8 --probe",
+            "humansd plan --models sd21 sd15 --n 1000000 --gpus 8 --probe",
             "humansd plan --config sd21 --from ghi --set price_per_gpu_hour=2.50",
         )
     )(plan)
@@ -292,14 +292,16 @@ def repair(out: options.Dataset, json: options.Json = False) -> None:
 
 
 def plan(
-    config: Annotated[
-        list[str] | None, typer.Option(help="As everywhere; give it again to see several models side by side.")
-    ] = None,
+    config: options.Config = "mini",
     n: options.Number = None,
     workers: options.Workers = None,
     gpus: Annotated[int | None, typer.Option(min=1, help="GPUs to spread the work over; sets the workers.")] = None,
     from_: Annotated[str | None, typer.Option("--from", metavar="OUT", help="Take what this dataset measured.")] = None,
     probe: Annotated[bool, typer.Option("--probe", help="Measure here: 200 prompts, five minutes at most.")] = False,
+    models: Annotated[
+        list[str] | None,
+        typer.Option(metavar="A B …", help="Several models side by side: bundled configs, hub ids or folders."),
+    ] = None,
     set_: options.Set = None,
     json: options.Json = False,
 ) -> None:
@@ -311,8 +313,10 @@ def plan(
     from pipelines.ghi.config import GhiConfig
 
     plans = []
-    for name in config or ["mini"]:
-        resolved = load_config(GhiConfig, name, options.overrides(set_, n=n, workers=workers))
+    for name in models or [config]:
+        own = [] if name in bundled() or not models else [f"model.id={name}"]
+        source = config if own else name
+        resolved = load_config(GhiConfig, source, [*options.overrides(set_, n=n, workers=workers), *own])
         plans.append(planner.make_plan(name, resolved, gpus, probe=probe, out=from_))
         if json:
             options.print_json(planner.as_json(plans[-1]))

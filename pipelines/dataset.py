@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,6 +23,15 @@ if TYPE_CHECKING:
 
 DATASET: Final = "dataset.json"
 INDEX: Final = "index.parquet"
+_BEFORE_THE_FIRST_SHARD: Final = {
+    *(DATASET, "README.md", "grammar", "progress.json", ".run", "failed", "done"),
+    *shards.FOLDERS,
+}
+"""What may lie in OUT before its first shard is committed; anything else is the work of another stage."""
+
+INDEX_GROUP_ROWS: Final = 20_000
+"""Rows of a row group of the index, at least: a group a shard would make a million rows slow to open."""
+
 EVERYTHING: Final = range(10**8)
 """Every shard that eight digits can name: the range to lease for work on a dataset as a whole."""
 
@@ -96,7 +105,7 @@ def check_manifest(store: Store, manifest: Manifest) -> bool:
     """Whether OUT's dataset.json has to be written or renewed before this job runs.
 
     Raises UserError, with the difference and what to do next, where OUT holds another identity or n or max_attempts
-    would shrink.
+    would shrink. Where nothing was committed yet, there is nothing to protect.
     """
     old = _read_manifest(store)
     if old is None:
@@ -106,17 +115,27 @@ def check_manifest(store: Store, manifest: Manifest) -> bool:
     before = {**old.identity, **{name: getattr(old, name) for name in versions}}
     after = {**manifest.identity, **{name: getattr(manifest, name) for name in versions}}
     changed = difference(before, after)
+    shrunk = [
+        f"{name} can only grow: it is {getattr(old, name)}, you asked for {getattr(manifest, name)}"
+        for name in ("n", "max_attempts")
+        if getattr(manifest, name) < getattr(old, name)
+    ]
+    if (changed or old.identity_hash != manifest.identity_hash or shrunk) and _is_empty(store):
+        return True
     if changed or old.identity_hash != manifest.identity_hash:
         shown = "; ".join(changed[:5]) + (f"; and {len(changed) - 5} more" if len(changed) > 5 else "")
         what, other = ("columns", "--name") if manifest.source == columns.SOURCE else ("a dataset", "--out")
         raise UserError(
             f"{store.root} holds {what} of another identity ({shown}): take the old values, or another {other}"
         )
-    for name in ("n", "max_attempts"):
-        have, asked = getattr(old, name), getattr(manifest, name)
-        if asked < have:
-            raise UserError(f"{store.root}: {name} can only grow: it is {have}, you asked for {asked}")
+    if shrunk:
+        raise UserError(f"{store.root}: {shrunk[0]}")
     return old != manifest
+
+
+def _is_empty(store: Store) -> bool:
+    """Whether nothing was ever committed: the first run failed, for want of a model or a cluster, or was stopped."""
+    return not (shards.done_indices(store) or set(store.names("")) - _BEFORE_THE_FIRST_SHARD)
 
 
 def write_manifest(store: Store, manifest: Manifest, files: Mapping[str, bytes], run: str) -> None:
@@ -171,6 +190,10 @@ def pending(manifest: Manifest, wanted: range, done: Mapping[int, shards.Done]) 
 
 def clean(store: Store, held: range) -> None:
     """Remove temporary files and breadcrumbs that killed runs left; held: the shards whose lease the caller has."""
+    running = lease.runs(store)
+    for folder in ("", lease.LEASES):
+        names = [name for name in store.names(folder) if temporary_run(name) not in (None, *running)]
+        store.remove(f"{folder}/{name}".lstrip("/") for name in names)
     for folder in ("", *shards.FOLDERS, "done", "failed", shards.INFLIGHT):
         for name in store.names(folder):
             number = name.removeprefix(".")[:8]
@@ -190,21 +213,39 @@ def write_index(out: str, add: Sequence[str] = ()) -> int:
     indices = shards.done_indices(store)
     schema = pa.schema([*(record.SCHEMA.field(name) for name in wanted), *columns.fields(store, indices, add)])
     schema = schema.append(pa.field("shard", pa.int32())).append(pa.field("row", pa.int32()))
-    sink = pa.BufferOutputStream()
     rows = 0
-    with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
+
+    def index_rows() -> Iterator[pa.Table]:
         for index in indices:
             table = columns.read_shard(store, index, wanted, add)
-            numbers = pa.array(range(table.num_rows), pa.int32())
             table = table.append_column("shard", pa.array([index] * table.num_rows, pa.int32()))
-            table = table.append_column("row", numbers)
+            table = table.append_column("row", pa.array(range(table.num_rows), pa.int32()))
             for field in schema:
                 if field.name not in table.column_names:
                     table = table.append_column(field, pa.nulls(table.num_rows, field.type))
-            writer.write_table(table.select(schema.names).cast(schema))
-            rows += table.num_rows
-    store.write(INDEX, memoryview(sink.getvalue()), lease.new_run())
+            yield table.select(schema.names).cast(schema)
+
+    def write(file: BinaryIO) -> None:
+        nonlocal rows
+        with pq.ParquetWriter(file, schema, compression="zstd") as writer:
+            for group in _groups(index_rows(), INDEX_GROUP_ROWS):
+                writer.write_table(group)
+                rows += group.num_rows
+
+    store.write(INDEX, write, lease.new_run())
     return rows
+
+
+def _groups(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
+    """Small tables joined to ones of at least so many rows; the last may be smaller."""
+    waiting: list[pa.Table] = []
+    for table in tables:
+        waiting.append(table)
+        if sum(one.num_rows for one in waiting) >= rows:
+            yield pa.concat_tables(waiting)
+            waiting.clear()
+    if waiting:
+        yield pa.concat_tables(waiting)
 
 
 def verify(out: str) -> Iterator[Problem]:

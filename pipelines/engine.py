@@ -12,6 +12,7 @@ import logging
 import math
 import os
 import signal
+import socket
 import sys
 import textwrap
 import threading
@@ -66,12 +67,20 @@ POLL_SECONDS: Final = 1.0
 INQUEST_SECONDS: Final = 60.0
 WAITING_SECONDS: Final = 20.0
 METRICS: Final = {
+    "shards": "shards that this driver is to make, earlier runs' included",
     "shards_done": "shards that are on disk, earlier runs included",
     "accepted": "rows of those shards",
     "rejected": "candidates that those shards' ledgers hold",
     "images_per_second": "candidates that this run judged a second",
+    "failed": "shards that have failed for good in this run",
+    "workers": "workers that are up",
+    "accept_rate": "share (0-1) of the candidates that were accepted",
+    "eta_seconds": "time to the end at the speed so far",
     "gpu_seconds": "GPU time that this run's workers have held",
+    "gpu_seconds_per_1000": "the same for 1,000 accepted rows",
+    "cost_per_1000": "its cost, by price_per_gpu_hour",
 }
+CONNECT_SECONDS: Final = 10.0
 HANG_FACTOR: Final = 5.0
 OBJECT_STORE_BYTES: Final = 80 * 2**20  # about Ray's least: only summaries pass through it
 
@@ -100,7 +109,7 @@ def run_job(
     with contextlib.closing(Display(store, run, label=job.label)) as display, contextlib.ExitStack() as stack:
         try:
             dataset.check_manifest(store, manifest)
-            held = lease.acquire(store, wanted, run, runtime.stale_seconds, display.note)
+            held = lease.acquire(store, wanted, run, runtime.stale_seconds, display.note, job.identity_hash)
             stack.enter_context(contextlib.closing(held))
             if dataset.check_manifest(store, manifest):
                 dataset.write_manifest(store, manifest, job.files, run)
@@ -110,8 +119,8 @@ def run_job(
             standing = find(manifest, wanted, shards.read_markers(store, wanted))
         except StorageError as error:
             raise UserError(f"cannot write to {error}") from None
-        except (NotADirectoryError, FileExistsError) as error:
-            raise UserError(f"cannot write to {job.out}: {error.strerror}") from None
+        except (NotADirectoryError, FileExistsError, FileNotFoundError) as error:  # a parent folder that is none
+            raise UserError(f"cannot write to {job.out}: {error.strerror or error}") from None
         driver = _Driver(
             job,
             runtime,
@@ -143,6 +152,7 @@ def ray_session(runtime: Runtime) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     address = runtime.address or os.environ.get("RAY_ADDRESS")
     if address:
+        _check_address(address)
         try:
             _init_ray(address)
         except (ConnectionError, ValueError, RuntimeError) as error:
@@ -161,6 +171,17 @@ def _init_ray(address: str, **options: Any) -> None:
     with warnings.catch_warnings():  # Ray announces changes of its own future versions
         warnings.simplefilter("ignore", FutureWarning)
         ray.init(address, logging_level=logging.ERROR, log_to_driver=False, **options)
+
+
+def _check_address(address: str) -> None:
+    """Raise UserError at once where nobody listens: Ray itself tries for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not (host and port.isdecimal()):
+        return  # `auto`, `local`
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+    except OSError as error:
+        raise UserError(f"no Ray cluster at {address}: {error.strerror or error}") from None
 
 
 def _start_ray(cpus: int) -> None:
@@ -456,7 +477,8 @@ class _Driver:
         now = self.account.tick(self._workers_up())
         self._display.show(now)
         for name, gauge in self._gauges.items():
-            gauge.set(getattr(now, name) or 0)
+            if (value := getattr(now, name)) is not None:
+                gauge.set(value)
 
     def _tell_of_waiting(self, clock: float) -> None:
         """Say once that no worker has found room, or has taken the last of it: a cluster may never have more."""

@@ -171,8 +171,9 @@ def _above(measured: Measured, name: str, threshold: float | None) -> bool:
 
 
 def _inside(keypoints: NDArray[np.float32], width: int, height: int) -> NDArray[np.bool_]:
+    """Which keypoints lie in the image, which reaches from -0.5 to width - 0.5: whole numbers are pixel centres."""
     x, y = keypoints[:, 0], keypoints[:, 1]
-    inside: NDArray[np.bool_] = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    inside: NDArray[np.bool_] = (x >= -0.5) & (x < width - 0.5) & (y >= -0.5) & (y < height - 0.5)
     return inside
 
 

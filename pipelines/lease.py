@@ -34,7 +34,7 @@ class Holder:
     """A lease's content: the run, its range start … stop - 1, and the process that holds it.
 
     claiming: not yet checked against the others. machine: names the kernel and process namespace, so that `pid` and
-    its start time mean something.
+    its start time mean something. identity: of the dataset it makes; "" works on whatever is there.
     """
 
     run: str
@@ -45,6 +45,12 @@ class Holder:
     machine: str
     pid: int
     born: str
+    identity: str = ""
+
+    def is_in_the_way_of(self, other: Holder) -> bool:
+        """Whether only one of the two may work: on shards of both ranges, or on datasets of two identities."""
+        overlap = self.start < other.stop and other.start < self.stop
+        return overlap or bool(self.identity and other.identity and self.identity != other.identity)
 
     @property
     def owner(self) -> str:
@@ -128,21 +134,26 @@ class Watch:
 
 
 def acquire(
-    store: Store, wanted: range, run: str, stale: float = STALE_SECONDS, note: Callable[[str], None] = lambda line: None
+    store: Store,
+    wanted: range,
+    run: str,
+    stale: float = STALE_SECONDS,
+    note: Callable[[str], None] = lambda line: None,
+    identity: str = "",
 ) -> Lease:
     """Take the lease of a range of shards, waiting up to `stale` seconds for one that nobody renews any more.
 
-    Raises UserError where another driver works on an overlapping range.
+    Raises UserError where another driver works on an overlapping range, or makes a dataset of another identity here
+    (two that start together in an empty folder learn of each other from their leases alone).
     """
     if not store.local:
         note("leases on object stores are best effort: do not start two drivers on one range at the same time")
-    holder = Holder(
-        run, wanted.start, wanted.stop, True, socket.gethostname(), _machine(), os.getpid(), _born(os.getpid())
-    )
+    pid = os.getpid()
+    holder = Holder(run, wanted.start, wanted.stop, True, socket.gethostname(), _machine(), pid, _born(pid), identity)
     store.write(_name(run), _dump(holder), run, durable=False)
     try:
         for other in _others(store, run):
-            if other.start < holder.stop and holder.start < other.stop:
+            if other.is_in_the_way_of(holder):
                 _settle(store, holder, other, stale, note)
         held = dataclasses.replace(holder, claiming=False)
         store.write(_name(run), _dump(held), run, durable=False)
@@ -162,6 +173,11 @@ def live(store: Store, stale: float = STALE_SECONDS) -> list[Holder]:
     return found
 
 
+def runs(store: Store) -> frozenset[str]:
+    """The run ids that have a lease on OUT, alive or not."""
+    return frozenset(name.removesuffix(".json") for name in store.names(LEASES) if name.endswith(".json"))
+
+
 def _settle(store: Store, mine: Holder, other: Holder, stale: float, note: Callable[[str], None]) -> None:
     """Return when the other's overlapping lease is out of the way; raise UserError where it is alive."""
     name = _name(other.run)
@@ -179,6 +195,11 @@ def _settle(store: Store, mine: Holder, other: Holder, stale: float, note: Calla
         # Two drivers that start together see each other claiming: the smaller run id goes first.
         rival = current.claiming and mine.run < current.run
         if not rival and (current.claiming or beat != first or _is_here(current)):
+            if mine.identity and current.identity not in ("", mine.identity):
+                raise UserError(
+                    f"{store.root}: another driver makes a dataset of another identity here ({current.owner}): "
+                    "take its config, or another --out"
+                )
             raise UserError(
                 f"{store.root}: another driver makes some of these shards ({current.owner}): "
                 "wait until it has ended, or give a range beside it with --shards A:B"
@@ -211,8 +232,8 @@ def _read(store: Store, run: str) -> Holder | None:
 
 
 def _others(store: Store, run: str) -> list[Holder]:
-    runs = [name.removesuffix(".json") for name in store.names(LEASES) if name.endswith(".json")]
-    return [found for found in (_read(store, other) for other in runs if other != run) if found is not None]
+    others = sorted(runs(store) - {run})
+    return [found for found in (_read(store, other) for other in others) if found is not None]
 
 
 def _machine() -> str:

@@ -93,6 +93,7 @@ class Sample:
     key: unique across runs: `ghi-<8 hex of the identity hash>-<index>`, `laion-<sha256[:16] of url>`, `humanart-<id>`.
     image: encoded JPEG, WebP or PNG bytes; None only for rejects that must not keep bytes (safety).
     image_path: the image's file name, `<key>.<extension>`.
+    people: boxes measured from the image's corner, keypoints from the centre of its first pixel (`detectors.types`).
     width, height: pixels of `image`. phash: unsigned 64-bit perceptual hash of it.
     annotation: JSON of what else an imported record carried.
     The scores are stored as measured; None means not measured.

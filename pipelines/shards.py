@@ -174,6 +174,8 @@ def parse_done(data: bytes) -> Done:
     try:
         values: dict[str, Any] = json.loads(data)
         files = {folder: FileInfo(**info) for folder, info in values.pop("files").items()}
+        if not files:
+            raise ValueError("not a done marker: it names no files")
         return Done(**{**values, "short": tuple(values["short"])}, files=files)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not a done marker: {error!r}") from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
+import itertools
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -85,7 +86,7 @@ class Store:
             temporary = [target.with_name(f".{target.name}.{run}.tmp") for target in targets]
             try:
                 for path, data in zip(temporary, files.values(), strict=True):
-                    path.parent.mkdir(parents=True, exist_ok=True)
+                    _make_folder(path.parent, durable)
                     _write(path, data, durable)
                 for path, target in zip(temporary, targets, strict=True):
                     path.replace(target)
@@ -239,6 +240,15 @@ def _write(path: Path, data: Data, durable: bool) -> None:
         if durable:
             file.flush()
             os.fsync(file.fileno())
+
+
+def _make_folder(folder: Path, durable: bool) -> None:
+    """Make a folder and those above it; they too survive a power cut when `durable`."""
+    missing = list(itertools.takewhile(lambda path: not path.exists(), (folder, *folder.parents)))
+    folder.mkdir(parents=True, exist_ok=True)
+    if durable:
+        for path in missing:
+            _sync_folder(path.parent)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -237,7 +237,8 @@ def _choose_scenes(catalogue: Mapping[str, Scene], wanted: Sequence[str] | None,
     known = [*catalogue, "default", "natural", "all"]
     for name in names:
         if name not in known:
-            raise GrammarError(f"{path}:1: no scene is called {name!r}{nearest(name, known)}")
+            there = nearest(name, known) or f"; there are {', '.join(known)}"
+            raise GrammarError(f"{path}:1: no scene is called {name!r}{there}")
     chosen = tuple(scene for scene in catalogue.values() if {scene.name, scene.set, "all"} & set(names))
     if not chosen:
         raise GrammarError(f"{path}:1: no scenes to choose from")

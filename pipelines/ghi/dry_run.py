@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pipelines.checkpoint import Checkpoint, native_size
 from pipelines.ghi.config import GhiConfig
+from pipelines.status import size
 from prompts.grammar import load_grammar
 from prompts.sampling import prompt_at
 
@@ -54,13 +55,13 @@ def describe(config: GhiConfig, checkpoint: Checkpoint, manifest: Manifest, out:
 def as_text(found: dict[str, Any]) -> str:
     """Return a description as lines to read."""
     prompts = found["prompts"]
-    size = "unknown before the model is here" if found["bytes"] is None else f"about {found['bytes'] / 1e6:,.1f} MB"
+    storage = "unknown before the model is here" if found["bytes"] is None else f"about {size(found['bytes'])}"
     lines = [
         f"{found['out']}: {found['slots']:,} slots in {found['shards']:,} shards, identity {found['identity']}",
         f"model     {found['model']}",
         f"there     {found['accepted']:,} accepted, {found['shards_complete']:,} shards complete",
         f"to do     {found['slots_to_fill']:,} slots in {found['shards_to_do']:,} shards",
-        f"storage   {size} of accepted rows",
+        f"storage   {storage} of accepted rows",
         f"people    {_shares(prompts['people'])}",
         f"scenes    {_shares(prompts['scenes'])}",
         f"actions   {prompts['actions']:,} different ones in the first {prompts['counted']:,} slots",

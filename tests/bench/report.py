@@ -9,20 +9,27 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 RESULTS: Final = Path(__file__).parent / "results"
 
 
-def interleaved(sides: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Wall-clock seconds of each side in each round; sides take turns, and the first round is thrown away."""
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
+class Seconds(NamedTuple):
+    """What a run took: on the wall's clock, and of this process's CPU time, which other processes disturb less."""
+
+    wall: float
+    cpu: float
+
+
+def interleaved(sides: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[Seconds]]:
+    """The seconds of each side in each round; sides take turns, and the first round is thrown away."""
+    seconds: dict[str, list[Seconds]] = {name: [] for name in sides}
     for number in range(rounds + 1):
         for name, run in sides.items():
-            began = time.perf_counter()
+            began = time.perf_counter(), time.process_time()
             run()
             if number:
-                seconds[name].append(time.perf_counter() - began)
+                seconds[name].append(Seconds(time.perf_counter() - began[0], time.process_time() - began[1]))
     return seconds
 
 

@@ -1,4 +1,4 @@
-"""One Ray for all tests that need it: starting it takes seconds."""
+"""One Ray and one S3 server for all tests that need them: starting them takes seconds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[str]:
+def cluster(s3: str) -> Iterator[str]:
     """A local Ray that `run_job` in this process uses and that other drivers may join; yields its address."""
     from pipelines.engine import Runtime, ray_session
 

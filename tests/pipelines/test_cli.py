@@ -91,7 +91,7 @@ def test_every_command_has_help_with_an_example(path: tuple[str, ...], capsys: p
 def test_every_example_can_be_parsed(path: tuple[str, ...]) -> None:
     command = LEAVES[path]
     for line in re.findall(r"^  humansd (.*)$", command.epilog, re.MULTILINE):
-        arguments = line.split()[len(path) :]
+        arguments = cli.spread(line.split()[len(path) :])
         command.make_context(" ".join(path), arguments).close()
 
 
@@ -148,6 +148,8 @@ def test_the_module_is_the_command(out: str) -> None:
         (["verify", "absent"], "absent: holds no dataset"),
         (["repair", "absent"], "absent: holds no dataset"),
         (["index", "absent"], "absent: holds no dataset"),
+        (["ghi", "--out", "/proc/absent/x"], "cannot write to /proc/absent/x: No such file or directory"),
+        (["prompts", "--out", "/proc/absent/x.jsonl"], "/proc/absent: No such file or directory"),
         (["plan", "--from", "absent"], "absent: holds no dataset"),
         (["models", "check", "absent"], "unknown model 'absent'"),
         (["models", "fetch", "absent"], "unknown model 'absent'"),
@@ -176,6 +178,11 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     assert captured.err.count("\n") == 1
     assert message in captured.err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_options_of_several_values_take_them_in_a_row() -> None:
+    given = ["plan", "--models", "a", "b", "--n", "5", "c"]
+    assert cli.spread(given) == ["plan", "--models", "a", "--models", "b", "--n", "5", "c"]
 
 
 def test_our_own_mistakes_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -287,6 +294,14 @@ def test_models_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(model["licence"] for model in models.values())
     assert models["mini"]["state"] == "bundled"
     assert run("models", "check") == 0
+
+
+def test_several_models_are_planned_with_one_config(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("plan", "--models", "mini", "sd15", "owner/name", "--n", "250", "--set", "shard_size=50", "--json") == 0
+    plans = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [plan["config"] for plan in plans] == ["mini", "sd15", "owner/name"]
+    assert [plan["model"] for plan in plans] == ["mini", "stable-diffusion-v1-5/stable-diffusion-v1-5", "owner/name"]
+    assert {(plan["n"], plan["shards"]) for plan in plans} == {(250, 5)}
 
 
 def test_a_plan_without_measurements(capsys: pytest.CaptureFixture[str], out: str) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from pipelines import dataset, lease, shards
@@ -56,6 +57,21 @@ def test_another_identity_is_refused_with_the_difference_and_what_to_do(tmp_path
         dataset.check_manifest(store, dataclasses.replace(MANIFEST, shard_size=16))
 
 
+def test_a_folder_in_which_nothing_was_committed_takes_another_identity(tmp_path: Path) -> None:
+    store = make(tmp_path)
+    other = dataclasses.replace(MANIFEST, identity={"seed": 2}, identity_hash="cd" * 32, n=5)
+    with pytest.raises(UserError, match="another identity"):
+        dataset.check_manifest(store, other)
+    store.remove(shards.done_name(index) for index in shards.done_indices(store))
+    assert dataset.check_manifest(store, other)
+    assert dataset.check_manifest(store, dataclasses.replace(MANIFEST, n=5))
+    store.write("raw/00000000.parquet", b"another stage's work", "run")
+    with pytest.raises(UserError, match="another identity"):
+        dataset.check_manifest(store, other)
+    with pytest.raises(UserError, match="n can only grow"):
+        dataset.check_manifest(store, dataclasses.replace(MANIFEST, n=5))
+
+
 @pytest.mark.parametrize("name", ["n", "max_attempts"])
 def test_what_may_grow_may_not_shrink(tmp_path: Path, name: str) -> None:
     store = make(tmp_path)
@@ -100,6 +116,17 @@ def test_the_index_has_every_column_but_the_image_and_finds_the_row(tmp_path: Pa
     last = index.iloc[-1]
     table = shards.read_table(store, "shards", int(last["shard"]))
     assert table["key"][int(last["row"])].as_py() == last["key"]
+
+
+def test_the_index_joins_small_shards_to_large_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = make(tmp_path, dataclasses.replace(MANIFEST, n=33))
+    accepted = [done.accepted for done in shards.read_markers(store)]
+    monkeypatch.setattr(dataset, "INDEX_GROUP_ROWS", sum(accepted[:3]))
+    dataset.write_index(str(tmp_path))
+    index = pq.ParquetFile(tmp_path / "index.parquet")
+    rows = [index.metadata.row_group(group).num_rows for group in range(index.num_row_groups)]
+    assert rows == [sum(accepted[:3]), sum(accepted[3:])]
+    assert index.read()["shard"].to_pylist() == [shard for shard, n in enumerate(accepted) for _ in range(n)]
 
 
 def test_a_folder_without_a_dataset_says_so(tmp_path: Path) -> None:
@@ -171,10 +198,13 @@ def test_what_a_running_driver_writes_is_no_problem(tmp_path: Path) -> None:
 
 def test_leftovers_are_cleaned_within_the_leased_range_only(tmp_path: Path) -> None:
     store = make(tmp_path)
-    left = ["shards/.00000001.parquet.r.tmp", ".run/inflight/00000001.json", "done/.00000002.json.r.tmp"]
+    running = ".run/leases/running.json"
+    ours = [".dataset.json.r.tmp", ".run/leases/.r.json.r.tmp"]
+    others = ["done/.00000002.json.r.tmp", running, ".progress.json.running.tmp"]
+    left = ["shards/.00000001.parquet.r.tmp", ".run/inflight/00000001.json", *ours, *others]
     for name in left:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("x")
     dataset.clean(store, range(2))
-    assert [store.exists(name) for name in left] == [False, False, True]
+    assert [name for name in left if store.exists(name)] == others
     assert list(dataset.verify(str(tmp_path))) == []

@@ -47,6 +47,32 @@ def test_more_workers_and_a_resume_give_the_same_bytes(sound: Path, tmp_path: Pa
     assert make(tmp_path / "out").shards_done == 0
 
 
+def test_workers_that_stand_elsewhere_write_to_the_same_folder(
+    sound: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert make(Path("out")).exit_code == 0
+    assert tables(tmp_path / "out") == tables(sound)
+
+
+def test_an_object_store_holds_the_same_dataset_and_resumes(
+    s3: str, sound: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Store(f"{s3}/{tmp_path.name}")
+    job = make_job(store.root, N, SHARD_SIZE, 8)
+    for left in (5, 1):
+        report = run_job(job, Toy(), Runtime(workers=2))
+        assert (report.exit_code, report.shards_done, report.shards_complete) == (0, left, 5)
+        assert {name: store.read(name) for name in tables(sound)} == tables(sound)
+        store.remove(["done/00000003.json"])
+    assert "best effort" in capsys.readouterr().err
+    assert store.names(".run/leases") == store.names(".run/inflight") == []
+    run_job(job, Toy(), Runtime())
+    assert list(dataset.verify(store.root)) == []
+    with pytest.raises(UserError, match=r"cannot write to s3://nowhere/out: .*bucket does not exist"):
+        run_job(dataclasses.replace(job, out="s3://nowhere/out"), Toy(), Runtime())
+
+
 def test_growing_makes_only_what_is_new(sound: Path, tmp_path: Path) -> None:
     toy = Toy(log=str(tmp_path / "log"))
     out = tmp_path / "out"
@@ -86,7 +112,7 @@ def test_a_worker_that_always_raises_costs_nothing(
 
 
 def test_a_worker_that_hangs_is_killed_and_costs_nothing(sound: Path, tmp_path: Path) -> None:
-    report = make(tmp_path / "out", Toy(bad=str(tmp_path / "bad"), bad_way="hang"), hang_seconds=3.0)
+    report = make(tmp_path / "out", Toy(bad=str(tmp_path / "bad"), bad_way="hang"), hang_seconds=8.0)
     assert (report.exit_code, report.failed) == (0, {})
     assert tables(tmp_path / "out") == tables(sound)
 
@@ -171,6 +197,15 @@ def test_a_full_disk_stops_the_job_and_keeps_what_is_committed(sound: Path, tmp_
         assert (report.failed, report.missing) == ({}, 5 - report.shards_done)
         assert list(dataset.verify(str(folder / "out"))) == []
         assert len(shards.done_indices(Store(str(folder / "out")))) == report.shards_done
+
+
+def test_a_cluster_that_is_not_there_is_told_at_once(tmp_path: Path) -> None:
+    script = (
+        "import sys; from pipelines.engine import Runtime, ray_session\n"
+        "with ray_session(Runtime(address='127.0.0.1:1')): pass\n"
+    )
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60)
+    assert "UserError: no Ray cluster at 127.0.0.1:1: Connection refused" in told.stderr
 
 
 def test_a_folder_that_cannot_be_written_is_the_user_s_mistake(cluster: str, tmp_path: Path) -> None:

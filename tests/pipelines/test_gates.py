@@ -123,6 +123,14 @@ def test_keypoints_outside_the_image_are_not_visible() -> None:
     assert values["usable_keypoints"] == 17
 
 
+def test_a_keypoint_in_the_half_pixel_beyond_the_outer_centres_is_inside() -> None:
+    height, width = picture().shape[:2]
+    someone = person((0, 0, width, height))
+    for place, inside in (((-0.4, -0.4), True), ((width - 0.6, height - 0.6), True), ((width - 0.4, 5.0), False)):
+        someone.keypoints[:, :2] = place
+        assert measure(picture(), [someone], DEFAULT)["visible"] == float(inside)
+
+
 @given(st.lists(st.tuples(st.floats(0, 1), st.integers(0, 17)), max_size=4), st.integers(1, 3), st.floats(0, 1))
 def test_every_rejection_names_a_gate_and_only_a_clean_image_passes(
     people: list[tuple[float, int]], asked: int, nsfw: float

@@ -44,6 +44,15 @@ def test_overlapping_ranges_are_refused_and_disjoint_ones_are_not(store: Store) 
     assert store.names(LEASES) == []
 
 
+def test_a_folder_takes_drivers_of_one_identity_only(store: Store) -> None:
+    with closing(acquire(store, range(10), new_run(), STALE, identity="ab")):
+        with pytest.raises(UserError, match=r"dataset of another identity here \(process \d+ on .*another --out"):
+            acquire(store, range(10, 12), new_run(), STALE, identity="cd")
+        for identity in ("ab", ""):
+            with closing(acquire(store, range(10, 12), new_run(), STALE, identity=identity)):
+                assert len(live(store)) == 2
+
+
 def test_a_driver_elsewhere_that_still_beats_is_alive(store: Store) -> None:
     run = new_run()
     with closing(acquire(store, range(3), run, STALE)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -80,7 +81,8 @@ def test_a_shard_whose_files_do_not_match_is_not_read_back(store: Store, folder:
 
 def test_an_unreadable_marker_does_not_count(store: Store) -> None:
     shards.commit(store, TASK, a_result(), HASH, "run")
-    for data in (b"", b"{", b"[]", b'{"shard": 3}'):
+    no_files = json.dumps({**json.loads(store.read("done/00000003.json")), "files": {}}).encode()
+    for data in (b"", b"{", b"[]", b'{"shard": 3}', no_files):
         store.write("done/00000003.json", data, "run")
         assert list(shards.read_markers(store)) == []
 
