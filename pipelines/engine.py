@@ -477,8 +477,7 @@ class _Driver:
         now = self.account.tick(self._workers_up())
         self._display.show(now)
         for name, gauge in self._gauges.items():
-            if (value := getattr(now, name)) is not None:
-                gauge.set(value)
+            gauge.set(getattr(now, name) or 0)
 
     def _tell_of_waiting(self, clock: float) -> None:
         """Say once that no worker has found room, or has taken the last of it: a cluster may never have more."""
