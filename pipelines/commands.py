@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipelines import commands_laion, commands_second, commands_sets, options
-from pipelines.config import UserError, bundled, load_config
+from pipelines.config import UserError, load_config
 from pipelines.options import examples
 
 if TYPE_CHECKING:
@@ -56,8 +56,9 @@ def register(app: typer.Typer) -> None:
             "humansd plan --config mini --n 10000",
             "humansd plan --config mini --n 10000 --probe",
             "humansd plan --models sd21 sd15 --n 1000000 --gpus 8 --probe",
+            "humansd plan --config sd21 --from ghi --gpus 1 8 64 512",
             "humansd plan --config sd21 --from ghi --set price_per_gpu_hour=2.50",
-        )
+        ),
     )(plan)
     app.add_typer(models_app, name="models", epilog=examples("humansd models list"))
 
@@ -293,15 +294,21 @@ def repair(out: options.Dataset, json: options.Json = False) -> None:
 
 def plan(
     config: options.Config = "mini",
-    n: options.Number = None,
-    workers: options.Workers = None,
-    gpus: Annotated[int | None, typer.Option(min=1, help="GPUs to spread the work over; sets the workers.")] = None,
-    from_: Annotated[str | None, typer.Option("--from", metavar="OUT", help="Take what this dataset measured.")] = None,
-    probe: Annotated[bool, typer.Option("--probe", help="Measure here: 200 prompts, five minutes at most.")] = False,
     models: Annotated[
         list[str] | None,
-        typer.Option(metavar="A B …", help="Several models side by side: bundled configs, hub ids or folders."),
+        typer.Option(metavar="MODEL...", help="Side by side: bundled configs, TOML files, hub ids or folders."),
     ] = None,
+    n: options.Number = None,
+    workers: options.Workers = None,
+    gpus: Annotated[
+        list[int] | None,
+        typer.Option(min=1, metavar="N...", help="GPUs to spread the work over; several are compared."),
+    ] = None,
+    from_: Annotated[
+        str | None,
+        typer.Option("--from", metavar="OUT", help="Take what this dataset, or an earlier plan --json, measured."),
+    ] = None,
+    probe: Annotated[bool, typer.Option("--probe", help="Measure here: 200 prompts, five minutes at most.")] = False,
     set_: options.Set = None,
     json: options.Json = False,
 ) -> None:
@@ -312,12 +319,16 @@ def plan(
     from pipelines import plan as planner
     from pipelines.ghi.config import GhiConfig
 
+    if models and from_:
+        raise UserError("--from tells of one model: give --config, or --probe with several --models")
     plans = []
     for name in models or [config]:
-        own = [] if name in bundled() or not models else [f"model.id={name}"]
-        source = config if own else name
-        resolved = load_config(GhiConfig, source, [*options.overrides(set_, n=n, workers=workers), *own])
-        plans.append(planner.make_plan(name, resolved, gpus, probe=probe, out=from_))
+        given = options.overrides(set_, n=n, workers=workers)
+        source = name if planner.names_config(name) else config
+        if source != name:
+            given += [f"model.id={name}", "model.revision=none", "model.variant=none"]
+        resolved = load_config(GhiConfig, source, given)
+        plans.append(planner.make_plan(name, resolved, gpus or (), probe=probe, out=from_))
         if json:
             options.print_json(planner.as_json(plans[-1]))
         else:

@@ -1,4 +1,4 @@
-"""Shards over Ray actors: the only module that imports Ray.
+"""Shards over Ray actors.
 
 The driver hands one shard at a time to each idle actor; the actor makes its rows (`pipelines.work`), writes and
 commits the shard itself (`pipelines.worker`), and returns a small summary. Image bytes never cross Ray's object store.
@@ -8,25 +8,22 @@ What a failure means is decided in `pipelines.schedule`.
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
-import os
 import signal
-import socket
 import sys
-import textwrap
 import threading
 import time
-import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from types import FrameType
 from typing import Any, Final
 
 from pipelines import dataset, lease, shards
+from pipelines.cluster.nodes import Nodes
+from pipelines.cluster.session import ray_session, reason
 from pipelines.config import UserError
 from pipelines.job import Feed, Job, JobReport, Runtime
-from pipelines.progress import Account, Display
+from pipelines.progress import METRICS, Account, Display
 from pipelines.schedule import FAILURES_OF_A_WORKER, Failure, Schedule
 from pipelines.store import StorageError, Store
 from pipelines.work import MakeWork, ShardContext, ShardResult, ShardTask, Work
@@ -42,9 +39,7 @@ from pipelines.worker import (
     thread_variables,
 )
 
-# Read when Ray is imported. Under `uv run`, Ray would pack the working folder and build a second environment of
-# gigabytes for its workers: ours have the driver's.
-os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+__all__ = ["Job", "JobReport", "MakeWork", "Runtime", "ShardContext", "ShardResult", "ShardTask", "Work", "run_job"]
 
 import ray
 from ray.exceptions import (
@@ -58,31 +53,13 @@ from ray.exceptions import (
 from ray.util.metrics import Gauge
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-__all__ = ["Job", "JobReport", "MakeWork", "Runtime", "ShardContext", "ShardResult", "ShardTask", "Work", "run_job"]
-
 INTERRUPTED: Final = 130
 """Exit code after SIGINT or SIGTERM."""
 
 POLL_SECONDS: Final = 1.0
 INQUEST_SECONDS: Final = 60.0
 WAITING_SECONDS: Final = 20.0
-METRICS: Final = {
-    "shards": "shards that this driver is to make, earlier runs' included",
-    "shards_done": "shards that are on disk, earlier runs included",
-    "accepted": "rows of those shards",
-    "rejected": "candidates that those shards' ledgers hold",
-    "images_per_second": "candidates that this run judged a second",
-    "failed": "shards that have failed for good in this run",
-    "workers": "workers that are up",
-    "accept_rate": "share (0-1) of the candidates that were accepted",
-    "eta_seconds": "time to the end at the speed so far",
-    "gpu_seconds": "GPU time that this run's workers have held",
-    "gpu_seconds_per_1000": "the same for 1,000 accepted rows",
-    "cost_per_1000": "its cost, by price_per_gpu_hour",
-}
-CONNECT_SECONDS: Final = 10.0
 HANG_FACTOR: Final = 5.0
-OBJECT_STORE_BYTES: Final = 80 * 2**20  # about Ray's least: only summaries pass through it
 
 
 def run_job(
@@ -144,58 +121,6 @@ def run_job(
 
 
 @contextlib.contextmanager
-def ray_session(runtime: Runtime) -> Iterator[None]:
-    """Join a cluster, or start Ray on this machine; left as it was found."""
-    if ray.is_initialized():
-        yield
-        return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    address = runtime.address or os.environ.get("RAY_ADDRESS")
-    if address:
-        _check_address(address)
-        try:
-            _init_ray(address)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise UserError(f"no Ray cluster at {address}: {_reason(error)}") from None
-    else:
-        _start_ray(max(os.cpu_count() or 1, math.ceil(runtime.workers * runtime.num_cpus)))
-    try:
-        if not address and runtime.num_gpus > ray.cluster_resources().get("GPU", 0):
-            raise UserError(f"each worker wants {runtime.num_gpus:g} GPU, and this machine has not got that")
-        yield
-    finally:
-        ray.shutdown()
-
-
-def _init_ray(address: str, **options: Any) -> None:
-    with warnings.catch_warnings():  # Ray announces changes of its own future versions
-        warnings.simplefilter("ignore", FutureWarning)
-        ray.init(address, logging_level=logging.ERROR, log_to_driver=False, **options)
-
-
-def _check_address(address: str) -> None:
-    """Raise UserError at once where nobody listens: Ray itself tries for minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not (host and port.isdecimal()):
-        return  # `auto`, `local`
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
-    except OSError as error:
-        raise UserError(f"no Ray cluster at {address}: {error.strerror or error}") from None
-
-
-def _start_ray(cpus: int) -> None:
-    for left in (2, 1, 0):
-        try:
-            _init_ray("local", num_cpus=cpus, include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES)
-            return
-        except Exception as error:  # Ray raises just that when a busy machine makes it miss its own start-up deadline
-            ray.shutdown()
-            if not left:
-                raise UserError(f"Ray does not start on this machine: {_reason(error)}") from error
-
-
-@contextlib.contextmanager
 def _signals(driver: _Driver) -> Iterator[None]:
     """SIGINT and SIGTERM stop the job in an orderly way; the second one does what it always does."""
     if threading.current_thread() is not threading.main_thread():
@@ -221,8 +146,10 @@ def _signals(driver: _Driver) -> Iterator[None]:
 class _Actor(ShardWorker):
     """A worker that can tell where it is."""
 
-    def start_here(self, make_work: MakeWork) -> tuple[str, Started | Refused]:
-        return ray.get_runtime_context().get_node_id(), self.start(make_work)
+    def start_here(self, make_work: MakeWork, proven: Collection[str] | None) -> tuple[str, Started | Refused]:
+        """Build the work. proven: nodes that need no preflight any more; None where no node needs it."""
+        node = ray.get_runtime_context().get_node_id()
+        return node, self.start(make_work, check=proven is not None and node not in proven)
 
 
 def _inquest(stderr: str) -> tuple[int | None, str]:
@@ -270,6 +197,7 @@ class _Driver:
         self._schedule = Schedule(standing.tasks)
         self._slots = [_Slot(number) for number in range(min(runtime.workers, len(standing.tasks)))]
         self._gauges: dict[str, Gauge] = {}
+        self._nodes = Nodes(runtime)
         self._last_error = ""
         self._looked = 0.0
         self._quiet_until = time.monotonic() + WAITING_SECONDS
@@ -333,10 +261,11 @@ class _Driver:
                 num_cpus=self._runtime.num_cpus,
                 num_gpus=self._runtime.num_gpus,
                 runtime_env={"env_vars": thread_variables(self._runtime.threads)},
+                scheduling_strategy=self._nodes.strategy(),
             )
             slot.actor = actor.remote(self._setup)
         if slot.started is None:
-            slot.call = slot.actor.start_here.remote(make_work)
+            slot.call = slot.actor.start_here.remote(make_work, self._nodes.proven)
         elif task := self._schedule.take(slot.number, self._feed.ready if self._feed else None):
             slot.call = slot.actor.run.remote(task)
 
@@ -348,7 +277,7 @@ class _Driver:
         try:
             outcome = ray.get(call)
         except RayTaskError as error:  # what our own code in the actor does not catch: its arguments do not unpickle
-            self._start_failed(slot, Failure(_reason(error), str(error)))
+            self._start_failed(slot, Failure(reason(error), str(error)))
         except RayError as error:
             self._lose(slot, error)
         else:
@@ -362,20 +291,31 @@ class _Driver:
     def _start(self, slot: _Slot, node: str, outcome: Started | Refused) -> None:
         if isinstance(outcome, Started):
             slot.started, slot.node, slot.failed_starts = outcome, node, 0
+            self._nodes.passed(node)
             self._schedule.ready(slot.number)
-        elif outcome.user:
-            raise UserError(outcome.failure.error)
         else:
-            self._start_failed(slot, outcome.failure)
+            self._start_failed(slot, outcome.failure, node, outcome.user)
 
-    def _start_failed(self, slot: _Slot, failure: Failure) -> None:
+    def _start_failed(self, slot: _Slot, failure: Failure, node: str = "", user: bool = False) -> None:
+        """Try again; leave out a node where that is no use. The job ends when there is no other node."""
         slot.failed_starts += 1
         self._last_error = failure.error
-        self._display.note(f"worker {slot.number} could not start: {failure.error}")
-        if slot.failed_starts >= FAILURES_OF_A_WORKER:
+        if not user:
+            self._display.note(f"worker {slot.number} could not start: {failure.error}")
+            if slot.failed_starts < FAILURES_OF_A_WORKER:
+                return
+        if node:
+            self._nodes.failed(node, failure)
+        if node and self._nodes.others():
+            self._display.note(f"machine {failure.host} (node {node[:8]}) is left out: {failure.error}")
+            slot.failed_starts = 0
+            self._kill(slot)
+        elif user and not self._nodes.any_proven:
+            raise UserError(self._nodes.why())
+        else:
             self._schedule.retire(slot.number)
             self._kill(slot)
-            self._display.note(f"worker {slot.number} is retired\n{failure.traceback}".rstrip())
+            self._display.note(f"worker {slot.number} is retired: {failure.error}\n{failure.traceback}".rstrip())
 
     def _made(self, slot: _Slot, made: Made) -> None:
         self._schedule.succeeded(slot.number, made.seconds["total"])
@@ -400,13 +340,13 @@ class _Driver:
         task = self._schedule.in_flight.get(slot.number)
         if started is None or task is None:
             if not _is_node_death(error):
-                self._start_failed(slot, Failure(_reason(error)))
+                self._start_failed(slot, Failure(reason(error)))
             return
         done = next(shards.read_markers(self._store, range(task.index, task.index + 1)), None)
         if done is not None and done.run == self._run:  # it died between its commit and its return
             self._made(slot, Made(done, done.accepted, done.rejected, done.counts, done.seconds))
         elif isinstance(error, OutOfMemoryError):
-            failure = Failure(_reason(error), host=started.host)
+            failure = Failure(reason(error), host=started.host)
             self._schedule.killed_for_memory(slot.number, failure)
             self._after_failure(slot, task.index, failure.error)
         elif _is_node_death(error):
@@ -508,11 +448,3 @@ def _is_node_death(error: RayError) -> bool:
     """Whether the machine is to blame: it died, was preempted, or cannot be reached."""
     preempted = isinstance(error, RayActorError) and error.preempted
     return preempted or isinstance(error, NodeDiedError | ActorUnavailableError) or "node has died" in str(error)
-
-
-def _reason(error: Exception) -> str:
-    """One line of what can be a page."""
-    if isinstance(error, OutOfMemoryError):
-        return "Ray killed the worker because its machine ran low on memory"
-    lines = str(error).strip().splitlines()
-    return textwrap.shorten(lines[-1], 200) if lines else type(error).__name__

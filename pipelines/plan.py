@@ -15,11 +15,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines import dataset, shards
-from pipelines.config import UserError
+from pipelines.config import UserError, bundled
 from pipelines.ghi.config import GhiConfig
+from pipelines.measured import Cell, Measured, from_dataset, from_file
+from pipelines.measured import as_json as measured_json
+from pipelines.scale import Scale, as_table, scale
 from pipelines.status import duration, size
-from pipelines.store import Store
 
 PEOPLE_SHARES: Final = {1: 0.7, 2: 0.2, 3: 0.1}
 """1, 2 or 3 people at 7:2:1."""
@@ -28,36 +29,8 @@ DRAWS: Final = 2000
 POOLING: Final = 2.0
 """Pseudo-counts with which a cell's accept rate leans on that of all scenes with as many people."""
 
-SURPLUS: Final = "surplus"
-"""Ledger reason of a candidate that passed every gate, but whose slot a lower attempt fills."""
-
-Cell = tuple[str, int]
-"""A scene and a number of people."""
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """What was measured of a config.
-
-    cells: (scene, people) → (accepted, judged) candidates. seconds: of one worker, for each of several equal parts of
-        the work. images: candidates in each part.
-    bytes_accepted, bytes_rejected: on disk, a sample. memory: batch size → peak bytes. load_seconds: before the first
-        image. device: where all this was measured.
-    """
-
-    cells: Mapping[Cell, tuple[int, int]]
-    seconds: tuple[float, ...]
-    images: tuple[int, ...]
-    bytes_accepted: float
-    bytes_rejected: float
-    memory: Mapping[int, int]
-    load_seconds: float
-    device: str
-
-    @property
-    def images_per_second(self) -> float:
-        """Candidates a second of one worker."""
-        return sum(self.images) / sum(self.seconds)
+SHARD_SECONDS: Final = 300.0
+"""How long a shard should keep a worker busy: little is lost with it, and there are not too many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +52,8 @@ class Interval:
 class Prediction:
     """What a job will take. images: to sample; short: slots that stay empty after max_attempts; bytes: on disk.
 
-    hours: of wall-clock time with all workers. cost: in the currency of the price; None without a price.
+    hours: of wall-clock time with all workers. seconds_per_1000: of workers, for 1,000 accepted. cost, cost_per_1000:
+    in the currency of the price; None without a price.
     """
 
     accept_rate: Interval
@@ -87,7 +61,9 @@ class Prediction:
     short: Interval
     hours: Interval
     bytes: Interval
+    seconds_per_1000: Interval
     cost: Interval | None
+    cost_per_1000: Interval | None
 
 
 def predict(
@@ -104,13 +80,16 @@ def predict(
     stored = (n - short) * measured.bytes_accepted
     if keep_rejected:
         stored = stored + (images - (n - short)) * measured.bytes_rejected
+    per_1000 = 3600 * hours * workers * 1000 / np.maximum(n - short, 1)
     return Prediction(
         accept_rate=Interval.of((n - short) / images),
         images=Interval.of(images),
         short=Interval.of(short),
         hours=Interval.of(hours),
         bytes=Interval.of(stored),
+        seconds_per_1000=Interval.of(per_1000),
         cost=None if price is None else Interval.of(hours * workers * price),
+        cost_per_1000=None if price is None else Interval.of(per_1000 * price / 3600),
     )
 
 
@@ -123,7 +102,8 @@ def _rates(
     for people in shares:
         accepted = sum(a for (_, p), (a, _) in cells.items() if p == people)
         judged = sum(j for (_, p), (_, j) in cells.items() if p == people)
-        pooled[people] = rng.beta(accepted + 0.5, judged - accepted + 0.5, DRAWS)
+        drawn = rng.beta(accepted + 0.5, judged - accepted + 0.5, DRAWS)
+        pooled[people] = np.clip(drawn, 1e-6, 1 - 1e-6)  # beta's parameters must stay above zero
     rates, weights = [], []
     for (_, people), (accepted, judged) in sorted(cells.items()):
         lean = POOLING * pooled[people]
@@ -141,79 +121,58 @@ def _seconds_an_image(measured: Measured, rng: np.random.Generator) -> NDArray[n
     return drawn
 
 
-def from_dataset(out: str) -> Measured:
-    """Read from a dataset what it took. Raises UserError where it is none or has no committed shard."""
-    store = Store(out)
-    dataset.read_manifest(store)
-    # What `regate` made tells nothing of sampling.
-    done = [
-        d for d in shards.read_markers(store) if d.accepted + d.rejected and d.seconds.get("total") and not d.follows
-    ]
-    if not done:
-        raise UserError(f"{out}: has no finished shard to learn from yet")
-    cells: dict[Cell, tuple[int, int]] = {}
-    for d in done:
-        accepted = shards.read_table(store, "shards", d.shard, ["scene", "prompt"]).to_pylist()
-        ledger = shards.read_table(store, "ledger", d.shard, ["scene", "asked_people", "reason"]).to_pylist()
-        for row in accepted:
-            _add(cells, (row["scene"], row["prompt"]["num_people"]), True)
-        for row in ledger:
-            if row["scene"] is not None:  # else it failed before it had a prompt
-                _add(cells, (row["scene"], row["asked_people"]), row["reason"] == SURPLUS)
-    return Measured(
-        cells=cells,
-        seconds=tuple(d.seconds["total"] for d in done),
-        images=tuple(d.accepted + d.rejected for d in done),
-        bytes_accepted=_bytes_a_row(done, "shards"),
-        bytes_rejected=_bytes_a_row(done, "rejected"),
-        memory={},
-        load_seconds=0.0,
-        device=", ".join(sorted({d.host for d in done})),
-    )
-
-
-def _bytes_a_row(done: list[shards.Done], folder: str) -> float:
-    rows = sum(d.files[folder].rows for d in done)
-    return sum(d.files[folder].bytes for d in done) / rows if rows else 0.0
-
-
-def _add(cells: dict[Cell, tuple[int, int]], cell: Cell, accepted: bool) -> None:
-    before = cells.get(cell, (0, 0))
-    cells[cell] = (before[0] + accepted, before[1] + 1)
-
-
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is known of a job before it runs; measured and predicted are None where nothing was measured."""
+    """What is known of a job before it runs; measured and predicted are None where nothing was measured.
+
+    scales: the job on other numbers of GPUs, where several were asked for.
+    """
 
     name: str
     config: GhiConfig
     workers: int
     measured: Measured | None
     predicted: Prediction | None
+    scales: tuple[Scale, ...] = ()
 
 
-def make_plan(name: str, config: GhiConfig, gpus: int | None, *, probe: bool, out: str | None) -> Plan:
-    """Plan a job: with a probe on this machine, with what the dataset `out` measured, or from the config alone.
+def make_plan(name: str, config: GhiConfig, gpus: Sequence[int] = (), *, probe: bool, out: str | None) -> Plan:
+    """Plan a job: with a probe on this machine, with what `out` measured, or from the config alone.
 
-    gpus: sets the workers, by the config's `gpus_per_worker`. Raises UserError where `out` has nothing to tell.
+    gpus: the first sets the workers, by the config's `gpus_per_worker`; several are compared. out: a dataset, or a file
+    that `plan --json` wrote. Raises UserError where `out` has nothing to tell.
     """
     if probe and out is not None:
         raise UserError("--probe measures anew, --from takes what was measured: give one of them")
-    workers = config.workers if gpus is None else max(1, math.floor(gpus / (config.gpus_per_worker or 1)))
+    workers = max(1, math.floor(gpus[0] / (config.gpus_per_worker or 1))) if gpus else config.workers
     measured = None
     if probe:
         from pipelines.probe import run_probe
 
         measured = run_probe(config)
     elif out is not None:
-        measured = from_dataset(out)
+        measured = from_file(out) if out.endswith(".json") else from_dataset(out)
+    if measured is None:
+        return Plan(name, config, workers, None, None)
     price = config.price_per_gpu_hour
-    predicted = None
-    if measured is not None:
-        per_worker = None if price is None else price * (config.gpus_per_worker or 1)
-        predicted = predict(measured, config.n, config.max_attempts, workers, config.keep_rejected, per_worker)
-    return Plan(name, config, workers, measured, predicted)
+    per_worker = None if price is None else price * (config.gpus_per_worker or 1)
+    predicted = predict(measured, config.n, config.max_attempts, workers, config.keep_rejected, per_worker)
+    compared = gpus if len(gpus) > 1 else ()
+    size_ = shard_size(config, measured, predicted)
+    scales = tuple(scale(config, measured, predicted, size_, number) for number in compared)
+    return Plan(name, config, workers, measured, predicted, scales)
+
+
+def names_config(name: str) -> bool:
+    """Whether a model is named by a config of its own (bundled, or a TOML file) and not by hub id or folder."""
+    return name in bundled() or name.endswith(".toml")
+
+
+def shard_size(config: GhiConfig, measured: Measured, predicted: Prediction) -> int:
+    """Return how many samples keep a worker busy for five minutes, in two digits; never below ten batches."""
+    samples = SHARD_SECONDS * measured.images_per_second * predicted.accept_rate.median
+    digits = max(0, len(str(int(samples))) - 2)
+    return max(10 * config.sampler.batch_size, int(round(samples, -digits)))
 
 
 def as_json(plan: Plan) -> dict[str, Any]:
@@ -234,7 +193,10 @@ def as_json(plan: Plan) -> dict[str, Any]:
             "bytes_rejected": measured.bytes_rejected,
             "memory": {str(batch): peak for batch, peak in measured.memory.items()},
             "accept_rate_by_scene": accept_rates(measured.cells),
+            "shard_size_of_5_min": shard_size(config, measured, plan.predicted),
             "predicted": dataclasses.asdict(plan.predicted),
+            "scales": [dataclasses.asdict(one) for one in plan.scales],
+            "measured": measured_json(measured),
         }
     return found
 
@@ -256,7 +218,10 @@ def as_text(plan: Plan) -> str:
     lines += [
         f"measured   {measured.images_per_second:.2f} images/s a worker on {measured.device}",
         *(f"memory     {size(peak)} at batches of {batch}" for batch, peak in measured.memory.items()),
+        f"stages     {_stage_shares(measured.stages)}",
         f"a sample   {size(measured.bytes_accepted)} accepted, {size(measured.bytes_rejected)} rejected",
+        f"a shard    shard_size={shard_size(config, measured, predicted)} would last about five minutes; "
+        f"{config.shard_size} are set",
         "",
         *_rate_lines(measured.cells),
         "",
@@ -267,8 +232,24 @@ def as_text(plan: Plan) -> str:
         f"storage    {_span(predicted.bytes, size)}",
     ]
     if predicted.cost is not None:
-        lines.append(f"cost       {_span(predicted.cost, lambda cost: f'{cost:,.2f}')} at your price")
+        lines.append(f"cost       {_span(predicted.cost, _money)} at your price")
+    lines.append(f"per 1,000  {_span(predicted.seconds_per_1000, duration)} of one worker for 1,000 accepted")
+    if predicted.cost_per_1000 is not None:
+        lines.append(f"           {_span(predicted.cost_per_1000, _money)} at your price")
+    if plan.scales:
+        lines += ["", *as_table(plan.scales, duration, size)]
     return "\n".join(lines)
+
+
+def _stage_shares(stages: Mapping[str, float]) -> str:
+    if not stages:
+        return "not told apart"
+    shares = sorted(((seconds / sum(stages.values()), name) for name, seconds in stages.items()), reverse=True)
+    return ", ".join(f"{name} {100 * share:.0f}%" for share, name in shares if share >= 0.005)
+
+
+def _money(amount: float) -> str:
+    return f"{amount:,.2f}" if amount >= 1 else f"{amount:.4f}"
 
 
 def side_by_side(plans: Sequence[Plan]) -> str:
@@ -279,7 +260,12 @@ def side_by_side(plans: Sequence[Plan]) -> str:
         ("images", lambda plan, measured, made: _count(made.images.median)),
         ("workers", lambda plan, measured, made: f"{plan.workers}"),
         ("time", lambda plan, measured, made: duration(3600 * made.hours.median)),
-        ("cost", lambda plan, measured, made: "-" if made.cost is None else f"{made.cost.median:,.2f}"),
+        ("cost", lambda plan, measured, made: "-" if made.cost is None else _money(made.cost.median)),
+        ("s per 1,000", lambda plan, measured, made: f"{made.seconds_per_1000.median:,.0f}"),
+        (
+            "cost per 1,000",
+            lambda plan, measured, made: _money(made.cost_per_1000.median) if made.cost_per_1000 else "-",
+        ),
         ("storage", lambda plan, measured, made: size(made.bytes.median)),
     ]
     lines = [f"{'':20s}" + "".join(f"{plan.name:>16s}" for plan in plans)]

@@ -23,7 +23,7 @@ from pipelines.ghi.job import prepare
 from pipelines.ghi.outcomes import Outcome
 from pipelines.ghi.slots import Candidate
 from pipelines.ghi.stage import GhiWork
-from pipelines.plan import Cell, Measured
+from pipelines.measured import Cell, Measured
 from prompts.grammar import Grammar
 from prompts.sampling import prompt_at
 
@@ -84,6 +84,7 @@ class _Probe:
     def run(self, slots: list[int], stop: float) -> None:
         """Run the slots' first attempts; no batch starts after `stop` (by `time.perf_counter`)."""
         last = time.perf_counter()
+        self.maker.steps.seconds = {}
         with ThreadPoolExecutor(1) as pool:
             waiting: tuple[list[Row], Future[list[Outcome]]] | None = None
             for batch in self._batches(slots):
@@ -133,6 +134,7 @@ class _Probe:
             memory=memory,
             load_seconds=loaded,
             device=device_name(self.maker.sampler.device),
+            stages={name: seconds / sum(self.images) for name, seconds in self.maker.steps.seconds.items()},
         )
 
 

@@ -23,6 +23,22 @@ from pipelines.store import StorageError, Store
 from pipelines.worker import Made
 
 PROGRESS: Final = "progress.json"
+METRICS: Final = {
+    "shards": "shards of the range that the driver works on",
+    "shards_done": "committed shards, those of earlier runs included",
+    "failed": "shards that failed for good in this run",
+    "workers": "workers that are up",
+    "accepted": "accepted samples, those of earlier runs included",
+    "rejected": "rejected candidates, those of earlier runs included",
+    "accept_rate": "accepted share of the candidates (0-1)",
+    "images_per_second": "candidates judged by this run a second of wall-clock time",
+    "eta_seconds": "seconds to the end at the speed so far",
+    "gpu_seconds": "GPUs of this run x the time they were held",
+    "gpu_seconds_per_1000": "the same for 1,000 accepted samples",
+    "cost_per_1000": "cost of 1,000 accepted samples at the configured price",
+}
+"""Numbers of a `Snapshot` that go to Ray's metrics (Prometheus) as `humansd_<name>`, and what each says."""
+
 LINE_SECONDS: Final = 60.0
 FILE_SECONDS: Final = 30.0
 

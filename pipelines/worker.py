@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from pipelines import shards
+from pipelines import preflight, shards
 from pipelines.config import UserError
 from pipelines.lease import Watch
 from pipelines.schedule import Death, Failure
@@ -77,14 +77,18 @@ class ShardWorker:
         self._watch = Watch(self._store, setup.run, setup.stale_seconds)
         self._work: Work | None = None
 
-    def start(self, make_work: MakeWork) -> Started | Refused:
-        """Set thread counts and build the work."""
+    def start(self, make_work: MakeWork, check: bool = False) -> Started | Refused:
+        """Set thread counts and build the work. check: prove this machine on storage and one batch as well."""
         try:
             set_threads(self._setup.threads)
+            if check:
+                preflight.check_storage(self._store, self._setup.run)
             self._work = make_work()
             set_threads(self._setup.threads)  # libraries that the work has imported by now
+            if check:
+                preflight.try_one_batch(self._work)
         except UserError as error:
-            return Refused(Failure(str(error)), user=True)
+            return Refused(Failure(str(error), host=socket.gethostname()), user=True)
         except Exception as error:
             return Refused(_failure(error))
         return Started(socket.gethostname(), os.getpid(), _stderr_path())

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import subprocess
-import sys
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -37,38 +34,6 @@ def command_lines() -> list[str]:
     inline = re.findall(r"`([^`\n]+)`", FENCED.sub("", README))
     found = [re.search(r"\bhumansd( [^&]*|$)", line) for line in [*shell, *inline]]
     return [match[0].strip() for match in found if match]
-
-
-def section_lines(title: str) -> list[str]:
-    """The shell commands of one section."""
-    text = README.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
-    lines = [line.partition("#")[0].strip() for _, body in FENCED.findall(text) for line in body.splitlines()]
-    return [line for line in lines if line.startswith("humansd ")]
-
-
-@pytest.mark.slow
-def test_the_cluster_section_runs_as_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On raylets of this machine and an S3 server beside them; left out is what needs a cloud or a download."""
-    from tests.pipelines.machines import Machines
-    from tests.pipelines.object_store import s3_server
-
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    with s3_server(), closing(Machines()) as machines:
-        machines.add(gpus=2)
-        monkeypatch.setenv("RAY_ADDRESS", machines.address)  # as on a node of a cluster
-        made: set[str] = set()
-        ran = set()
-        for line in section_lines("On a cluster"):
-            words = shlex.split(line)
-            datasets = {word for word in words if word.startswith("s3://")}
-            local = words[words.index("--config") + 1] == "mini" if "--config" in words else datasets <= made
-            if local:
-                command = [sys.executable, "-m", "pipelines", *words[1:]]
-                done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=900)
-                assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
-                made |= datasets
-                ran.add(words[1])
-        assert ran >= {"ghi", "status", "verify"}
 
 
 @pytest.mark.parametrize("line", sorted(set(command_lines())))

@@ -66,12 +66,11 @@ class MakeGhiWork:
 
 def device_of(config: GhiConfig) -> str:
     """Return the torch device of a worker. Raises UserError where there is none such."""
-    import torch
+    from pipelines import preflight
 
     if config.gpus_per_worker <= 0:
         return "cpu"
-    if not torch.cuda.is_available():
-        raise UserError("gpus_per_worker is above 0, but this machine has no CUDA device that torch can use")
+    preflight.require_gpu()
     return "cuda"
 
 

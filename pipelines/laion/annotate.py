@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detectors.types import Detector, Person
-from pipelines import shards
-from pipelines.config import UserError
+from pipelines import preflight, shards
 from pipelines.gates import Rejection
 from pipelines.images import decode_image, perceptual_hash
 from pipelines.judging import Steps, find_people, score_safety
@@ -66,8 +65,8 @@ class MakeAnnotateWork:
 
         config = self.config
         device = "cuda" if config.gpus_per_worker > 0 else "cpu"
-        if device == "cuda" and not torch.cuda.is_available():
-            raise UserError("gpus_per_worker is above 0, but this machine has no CUDA device that torch can use")
+        if device == "cuda":
+            preflight.require_gpu()
         torch.set_num_threads(config.score.threads)
         detector = load_detector(config.detector.name, device, config.detector.batch_size)
         return AnnotateWork(self, detector, load_clip_by_name(config.score.clip_model))

@@ -191,6 +191,7 @@ def _runtimes(config: LaionConfig, address: str | None) -> tuple[Runtime, Runtim
 
 def _run(stages: _Stages, store: Store, plan: Plan, address: str | None) -> JobReport:
     from pipelines import engine, lease
+    from pipelines.cluster import session
     from pipelines.laion.annotate import ANNOTATED, MakeAnnotateWork
     from pipelines.laion.settle import MakeSettleWork, decide
     from pipelines.shards import done_indices
@@ -198,7 +199,7 @@ def _run(stages: _Stages, store: Store, plan: Plan, address: str | None) -> JobR
     config, out = stages.config, stages.out
     fetch, annotate = _runtimes(config, address)
     cpus = fetch.workers * fetch.num_cpus + annotate.workers * annotate.num_cpus
-    with engine.ray_session(replace(annotate, workers=1, num_cpus=cpus)):
+    with session.ray_session(replace(annotate, workers=1, num_cpus=cpus)):
         stop = threading.Event()
         fetching = _Fetching(stages, store, fetch, stop)
         fetching.start()

@@ -11,7 +11,8 @@ import pytest
 @pytest.fixture(scope="session")
 def cluster(s3: str) -> Iterator[str]:
     """A local Ray that `run_job` in this process uses and that other drivers may join; yields its address."""
-    from pipelines.engine import Runtime, ray_session
+    from pipelines.cluster.session import ray_session
+    from pipelines.job import Runtime
 
     with ray_session(Runtime(workers=6)):
         import ray

@@ -201,7 +201,7 @@ def test_a_full_disk_stops_the_job_and_keeps_what_is_committed(sound: Path, tmp_
 
 def test_a_cluster_that_is_not_there_is_told_at_once(tmp_path: Path) -> None:
     script = (
-        "import sys; from pipelines.engine import Runtime, ray_session\n"
+        "import sys; from pipelines.cluster.session import ray_session; from pipelines.job import Runtime\n"
         "with ray_session(Runtime(address='127.0.0.1:1')): pass\n"
     )
     told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60)

@@ -19,7 +19,7 @@ import pytest
 
 from pipelines import dataset, lease, shards
 from pipelines.cli import main
-from pipelines.engine import METRICS
+from pipelines.progress import METRICS
 from pipelines.store import Store
 from tests.pipelines.jobs import PATIENCE, ROOT, SHARD_SIZE, N, lines, start, tables, wait_for, wait_for_lines
 from tests.pipelines.machines import Machines

@@ -10,17 +10,15 @@ import pytest
 from pipelines.config import UserError
 from pipelines.ghi import outcomes
 from pipelines.ghi.config import GhiConfig
+from pipelines.measured import SURPLUS, Cell, Measured, from_dataset, from_file
 from pipelines.plan import (
-    SURPLUS,
-    Cell,
-    Measured,
     Plan,
     accept_rates,
     as_json,
     as_text,
-    from_dataset,
     make_plan,
     predict,
+    shard_size,
     side_by_side,
 )
 from prompts.grammar import load_grammar
@@ -53,6 +51,9 @@ def test_much_evidence_gives_the_exact_answer() -> None:
     assert made.hours.median == pytest.approx(hours, rel=1e-3)
     assert made.cost is not None
     assert made.cost.median == pytest.approx(hours * 4 * 3.0, rel=1e-3)
+    assert made.seconds_per_1000.median == pytest.approx(3600 * hours * 4 / (1 - short), rel=1e-3)
+    assert made.cost_per_1000 is not None
+    assert made.cost_per_1000.median == pytest.approx(hours * 4 * 3.0 / (1 - short), rel=1e-3)
     assert made.bytes.median == pytest.approx(1000 * (1000 * (1 - short) + 500 * (attempts - 1 + short)), rel=1e-3)
 
 
@@ -93,6 +94,7 @@ def test_a_dataset_tells_what_it_took(tmp_path: Path) -> None:
     assert sum(judged for _, judged in found.cells.values()) == 18
     assert found.images_per_second == pytest.approx(18 / (3 * WORKER_SECONDS))
     shards = list(Path(out, "shards").iterdir())
+    assert found.stages == {"sample": pytest.approx(1.5 * 3 / 18)}
     assert found.bytes_accepted == pytest.approx(sum(path.stat().st_size for path in shards) / 11)
 
 
@@ -100,7 +102,7 @@ def test_surplus_passed_its_gates(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert outcomes.SURPLUS.reason == SURPLUS
     out = str(tmp_path / "out")
     write_dataset(Path(out), 1)
-    monkeypatch.setattr("pipelines.plan.SURPLUS", "too_few")
+    monkeypatch.setattr("pipelines.measured.SURPLUS", "too_few")
     assert sum(accepted for accepted, _ in from_dataset(out).cells.values()) == SHARD + 2
 
 
@@ -111,7 +113,7 @@ def test_a_dataset_without_shards_tells_nothing(tmp_path: Path) -> None:
 
 
 def test_without_measurements_only_what_follows_is_said() -> None:
-    plan = make_plan("mini", GhiConfig(n=250), None, probe=False, out=None)
+    plan = make_plan("mini", GhiConfig(n=250), probe=False, out=None)
     assert "250 in 3 shards" in as_text(plan)
     assert "--probe" in as_text(plan)
     assert "predicted" not in as_json(plan)
@@ -120,7 +122,7 @@ def test_without_measurements_only_what_follows_is_said() -> None:
 def test_gpus_set_the_workers(tmp_path: Path) -> None:
     write_dataset(tmp_path / "out", 2)
     config = GhiConfig(n=1000, gpus_per_worker=0.5, price_per_gpu_hour=2.0)
-    plan = make_plan("mine", config, 4, probe=False, out=str(tmp_path / "out"))
+    plan = make_plan("mine", config, [4], probe=False, out=str(tmp_path / "out"))
     assert plan.workers == 8
     assert plan.predicted is not None
     assert plan.predicted.cost is not None
@@ -128,7 +130,7 @@ def test_gpus_set_the_workers(tmp_path: Path) -> None:
     assert "at your price" in as_text(plan)
     assert json.loads(json.dumps(as_json(plan)))["predicted"]["hours"]["median"] > 0
     with pytest.raises(UserError, match="give one of them"):
-        make_plan("mine", config, 4, probe=True, out="x")
+        make_plan("mine", config, [4], probe=True, out="x")
 
 
 def test_plans_stand_side_by_side() -> None:
@@ -145,3 +147,37 @@ def test_plans_stand_side_by_side() -> None:
 def test_rates_by_scene_and_people() -> None:
     rates = accept_rates({("mural", 1): (1, 2), ("sketch", 3): (0, 0)})
     assert rates == {"mural": {"1": 0.5, "3": None}, "sketch": {"1": None, "3": None}}
+
+
+def test_a_shard_of_five_minutes() -> None:
+    known = dataclasses.replace(
+        measured({("mural", people): 0.5 for people in (1, 2, 3)}, 10_000_000), seconds=(1.0,) * 10
+    )
+    config = GhiConfig(n=10_000)
+    assert shard_size(config, known, predict(known, 10_000, 20, 1, True, None)) == 1500
+    slow = dataclasses.replace(known, seconds=(1000.0,) * 10)
+    assert shard_size(config, slow, predict(slow, 10_000, 20, 1, True, None)) == 10 * config.sampler.batch_size
+
+
+def test_what_was_measured_here_can_be_planned_with_elsewhere(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "out", 3)
+    config = GhiConfig(n=1000, price_per_gpu_hour=1.0)
+    here = make_plan("mini", config, probe=False, out=str(tmp_path / "out"))
+    file = tmp_path / "measured.json"
+    file.write_text(json.dumps(as_json(here)) + "\n", encoding="utf-8")
+    there = make_plan("mini", config, [1, 3, 512], probe=False, out=str(file))
+    assert there.predicted == here.predicted
+    assert [one.workers for one in there.scales] == [1, 3, 512]
+    assert "512" in as_text(there).splitlines()[-1]
+    assert len(json.loads(json.dumps(as_json(there)))["scales"]) == 3
+    assert from_file(str(file)).stages == from_dataset(str(tmp_path / "out")).stages
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"measured": {"cells": [["mural", 1, 2, 3]], "memory": {}}}'])
+def test_a_file_that_measured_nothing_is_said(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "measured.json"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match="is not what humansd plan --probe --json"):
+        from_file(str(file))
+    with pytest.raises(UserError, match="No such file"):
+        from_file(str(tmp_path / "absent.json"))
