@@ -26,7 +26,6 @@ from pipelines.laion.config import LaionConfig
 
 if TYPE_CHECKING:
     from pipelines.job import Job, JobReport, Runtime
-    from pipelines.laion.plan import Plan
     from pipelines.store import Store
 
 MINI: Final = ("mini",)
@@ -90,22 +89,30 @@ def run_laion(
     shards: only these; None = all. address: the Ray cluster to join. retry: try the addresses that failed in passing
     once more (`max_attempts` grows by one). Raises UserError where the user must act first.
     """
+    from pipelines.store import Store
+
+    generations = max(config.max_attempts, _generations(Store(out))) + retry
+    config = replace(config, max_attempts=generations)
+    with open_source(config) as source:
+        stages, store = prepare(config, out, source, shards)
+        return _run(stages, store, address)
+
+
+def prepare(config: LaionConfig, out: str, source: Source, shards: range | None = None) -> tuple[Stages, Store]:
+    """Freeze the candidates and write what the dataset is; return its stages. Raises UserError as `run_laion` does."""
     from pipelines import dataset, lease
     from pipelines.laion.plan import make_plan
     from pipelines.store import Store
 
     store = Store(out)
-    generations = max(config.max_attempts, _generations(store)) + retry
-    config = replace(config, max_attempts=generations)
-    with open_source(config) as source:
-        plan = make_plan(config, store, source.files)
-        named = identity_of(config, plan.fingerprint)
-        n = plan.candidates if config.n is None else min(config.n, plan.candidates)
-        stages = _Stages(config, out, named, n, source.hosts, shards)
-        settle = stages.settle()
-        if dataset.check_manifest(store, stages.manifest(settle)):
-            dataset.write_manifest(store, stages.manifest(settle), settle.files, lease.new_run())
-        return _run(stages, store, plan, address)
+    plan = make_plan(config, store, source.files)
+    named = identity_of(config, plan.fingerprint)
+    n = plan.candidates if config.n is None else min(config.n, plan.candidates)
+    stages = Stages(config, out, named, n, source.hosts, shards)
+    settle = stages.settle()
+    if dataset.check_manifest(store, stages.manifest(settle)):
+        dataset.write_manifest(store, stages.manifest(settle), settle.files, lease.new_run())
+    return stages, store
 
 
 def _generations(store: Store) -> int:
@@ -118,7 +125,7 @@ def _generations(store: Store) -> int:
 
 
 @dataclass(frozen=True)
-class _Stages:
+class Stages:
     """The jobs of one dataset."""
 
     config: LaionConfig
@@ -189,7 +196,7 @@ def _runtimes(config: LaionConfig, address: str | None) -> tuple[Runtime, Runtim
     return fetch, annotate
 
 
-def _run(stages: _Stages, store: Store, plan: Plan, address: str | None) -> JobReport:
+def _run(stages: Stages, store: Store, address: str | None) -> JobReport:
     from pipelines import engine, lease
     from pipelines.cluster import session
     from pipelines.laion.annotate import ANNOTATED, MakeAnnotateWork
@@ -229,7 +236,7 @@ class _Fetching(threading.Thread):
 
     LOOK_SECONDS: Final = 1.0
 
-    def __init__(self, stages: _Stages, store: Store, runtime: Runtime, stop: threading.Event) -> None:
+    def __init__(self, stages: Stages, store: Store, runtime: Runtime, stop: threading.Event) -> None:
         super().__init__(name="fetch")
         self._stages, self._store, self._runtime, self._halt = stages, store, runtime, stop
         self._over = False

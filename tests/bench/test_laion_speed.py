@@ -1,0 +1,223 @@
+"""Downloading against stock img2dataset at equal output, and the whole LAION job against its stages one by one.
+
+    python -m tests.bench.test_laion_speed [--images 300] [--rounds 5] [--candidates 400]
+
+Needs the extra `laion`. Servers run in a process of their own: CPU seconds are those of the downloading side alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import multiprocessing
+import resource
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from pipelines import shards
+from pipelines.config import load_config
+from pipelines.laion import job
+from pipelines.laion.blocklist import Hashes
+from pipelines.laion.config import LaionConfig
+from pipelines.laion.fetch import Downloads
+from pipelines.laion.optout import OptOut
+from pipelines.laion.plan import CANDIDATES
+from pipelines.mini import web
+from pipelines.record import Sample
+from pipelines.store import Store
+from pipelines.work import ShardResult, ShardTask
+from tests.bench.report import median, table, write
+from tests.pipelines.toy import HASH
+
+SIDE: Final = 512
+DELAY: Final = 0.05
+
+
+@pytest.mark.bench
+def test_fetching_is_as_cheap_as_img2dataset_and_stages_overlap() -> None:
+    main(images=300, rounds=5, candidates=400)
+
+
+def pictures(count: int) -> list[bytes]:
+    """JPEG files of 800 x 600 px and about 100 KB: smooth ground with grain."""
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(count):
+        ground = np.asarray(Image.fromarray(rng.integers(0, 255, (9, 12, 3), np.uint8)).resize((800, 600)), np.int16)
+        grain = rng.normal(0, 8, (600, 800, 1)).astype(np.int16)
+        file = io.BytesIO()
+        Image.fromarray((ground + grain).clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=85)
+        found.append(file.getvalue())
+    return found
+
+
+def _serve_pictures(files: list[bytes], pipe: Connection) -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            data = files[int(self.path.strip("/").split(".")[0]) % len(files)]
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_: object) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    pipe.send(f"127.0.0.1:{server.server_address[1]}")
+    pipe.recv()
+
+
+def _serve_web(delay: float, pipe: Connection) -> None:
+    with web.serve(delay) as address:
+        pipe.send(address)
+        pipe.recv()
+
+
+@contextmanager
+def elsewhere(target: Any, argument: Any) -> Iterator[str]:
+    """Run a server in its own process; yields its address."""
+    ours, theirs = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=target, args=(argument, theirs), daemon=True)
+    process.start()
+    yield ours.recv()
+    ours.send(None)
+    process.join()
+
+
+def cpu_seconds() -> float:
+    """CPU seconds of this process so far."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def compare_fetch(images: int, rounds: int) -> str:
+    """Our downloads and stock img2dataset, turn by turn: the same files, the same size, written as Parquet."""
+    from img2dataset import downloader
+    from img2dataset.resizer import Resizer
+    from img2dataset.writer import ParquetSampleWriter
+
+    stock = downloader.download_image_with_retry
+    used: dict[str, list[float]] = {"ours": [], "img2dataset 1.47": []}
+    with elsewhere(_serve_pictures, pictures(50)) as address, tempfile.TemporaryDirectory() as root:
+        urls = [f"http://{address}/{number}.jpg" for number in range(images)]
+        blank = dict.fromkeys(CANDIDATES.names)
+        rows = [{**blank, "key": f"laion-{n:016x}", "url": url, "caption": "a man"} for n, url in enumerate(urls)]
+        overrides = [f"fetch.allow_hosts=['{address}']", f"fetch.image_size={SIDE}", "fetch.per_host=16"]
+        config = load_config(LaionConfig, "mini", [*overrides, "fetch.keep_encoded=false"], "laion").fetch
+        downloads = Downloads(config, OptOut(), Hashes())
+        guarded = downloader.download_image_with_retry
+
+        def ours(folder: Path) -> None:
+            downloader.download_image_with_retry = guarded
+            found = downloads.get(rows)
+            samples = [sample for sample in found.values() if isinstance(sample, Sample)]
+            assert len(samples) == images, found
+            shards.commit(Store(str(folder)), ShardTask(0, 0, images, 1), ShardResult(accepted=samples), HASH, "bench")
+
+        def theirs(folder: Path) -> None:
+            downloader.download_image_with_retry = stock
+            feather = folder / "shard.feather"
+            with pa.OSFile(str(feather), "wb") as sink, pa.ipc.new_file(sink, pa.schema([("url", pa.string())])) as out:
+                out.write_table(pa.table({"url": urls}))
+            own = Resizer(SIDE, "keep_ratio", True, encode_quality=95, encode_format="jpg")
+            names: dict[str, Any] = {"save_caption": False, "extract_exif": True, "compute_hash": "sha256"}
+            names |= {"verify_hash_type": None, "encode_format": "jpg", "retries": 1, "timeout": 5}
+            names |= {"user_agent_token": "humansd", "disallowed_header_directives": ["noai"]}
+            loader = downloader.Downloader(
+                ParquetSampleWriter, own, config.threads, output_folder=str(folder), column_list=["url"],
+                number_sample_per_shard=images, oom_shard_count=1, **names,
+            )  # fmt: skip
+            loader.download_shard((0, str(feather)))
+
+        for turn in range(rounds + 1):
+            for name, run in (("ours", ours), ("img2dataset 1.47", theirs)):
+                folder = Path(root, f"{name}-{turn}")
+                folder.mkdir()
+                began = cpu_seconds()
+                run(folder)
+                if turn:
+                    used[name].append(cpu_seconds() - began)
+                shutil.rmtree(folder)
+    per_second = {name: images / median(seconds) for name, seconds in used.items()}
+    ratio = median([b / a for a, b in zip(used["ours"], used["img2dataset 1.47"], strict=True)])
+    lines = [(name, f"{speed:.1f}") for name, speed in per_second.items()]
+    return (
+        f"{images} JPEG files of 800 x 600 px from a server on this machine, resized to {SIDE} px, with SHA-256 and "
+        f"EXIF, written as Parquet (ours checksummed and synced to disk); CPU seconds of the downloading process, median of "
+        f"{rounds} interleaved rounds. Ours over img2dataset: **{ratio:.2f}** (median of the rounds' ratios).\n\n"
+        + table(("", "images a CPU second"), lines)
+    )
+
+
+def compare_stages(candidates: int) -> str:
+    """The whole job with its stages side by side, and one after the other."""
+    from pipelines.engine import Runtime, ray_session, run_job
+    from pipelines.laion.fetch import MakeFetchWork
+
+    seconds = {"one after the other": 0.0, "side by side": 0.0}
+    overrides = ["fetch.threads=1", "fetch.retries=0", "shard_size=50", "workers=1"]
+    config = load_config(LaionConfig, "mini", overrides, "laion")
+    listed = [page for page in web.pages(people=candidates, empty=0, copies=0) if page.path.startswith("people/")]
+    with (
+        elsewhere(_serve_web, DELAY) as address,
+        tempfile.TemporaryDirectory() as root,
+        ray_session(Runtime(workers=2)),
+    ):
+        metadata = Path(root, "meta.parquet")
+        web.write_metadata(metadata, listed)
+        source = job.Source((str(metadata),), {f"{web.HOST}:80": address})
+        whole = job.open_source
+
+        @contextmanager
+        def fixed(config: LaionConfig) -> Iterator[job.Source]:
+            yield source
+
+        job.open_source = fixed
+        try:
+            for turn, name in enumerate(["warm-up", *seconds]):
+                out = f"{root}/{turn}"
+                began = time.perf_counter()
+                if name == "one after the other":
+                    stages, _ = job.prepare(config, out, source)
+                    make = MakeFetchWork(config.fetch, out, 0, OptOut(), Hashes(), source.hosts)
+                    run_job(stages.fetch(0), make, Runtime())
+                report = job.run_laion(config, out)
+                assert report.exit_code == 0
+                if name in seconds:
+                    seconds[name] = time.perf_counter() - began
+        finally:
+            job.open_source = whole
+    ratio = seconds["one after the other"] / seconds["side by side"]
+    lines = [(name, f"{value:.1f}") for name, value in seconds.items()]
+    return (
+        f"{len(listed)} candidates from the small web, {1000 * DELAY:.0f} ms a request, one download at a time, one "
+        f"worker for downloads and one for scores and poses. Side by side is **{ratio:.2f}** times as fast.\n\n"
+        + table(("stages", "seconds"), lines)
+    )
+
+
+def main(images: int, rounds: int, candidates: int) -> None:
+    fetch = compare_fetch(images, rounds)
+    write("laion", "LAION-Human: downloads and stages", "## Download", fetch, "## Stages", compare_stages(candidates))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=300)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--candidates", type=int, default=400)
+    main(**vars(parser.parse_args()))
