@@ -26,8 +26,8 @@ def register(app: typer.Typer) -> None:
 @laion_app.callback(
     epilog=examples(
         "humansd laion --config mini --out laion",
-        "humansd laion --config laion2b-en-aesthetic --set 'metadata.files=[\"meta/\"]' --out laion --dry-run",
-        "humansd laion --config my.toml --out s3://bucket/laion --address auto --workers 8",
+        "humansd laion --config relaion2b --set metadata.files=['meta/'] --dry-run",
+        "humansd laion --config my.toml --out s3://bucket/laion --address auto",
         "humansd laion retry laion",
     )
 )
