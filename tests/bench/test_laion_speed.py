@@ -157,15 +157,16 @@ def compare_fetch(images: int, rounds: int) -> str:
     lines = [(name, f"{speed:.1f}") for name, speed in per_second.items()]
     return (
         f"{images} JPEG files of 800 x 600 px from a server on this machine, resized to {SIDE} px, with SHA-256 and "
-        f"EXIF, written as Parquet (ours checksummed and synced to disk); CPU seconds of the downloading process, median of "
-        f"{rounds} interleaved rounds. Ours over img2dataset: **{ratio:.2f}** (median of the rounds' ratios).\n\n"
+        f"EXIF, written as Parquet (ours checksummed and synced to disk); CPU seconds of the downloading process, median "
+        f"of {rounds} interleaved rounds. Ours over img2dataset: **{ratio:.2f}** (median of the rounds' ratios).\n\n"
         + table(("", "images a CPU second"), lines)
     )
 
 
 def compare_stages(candidates: int) -> str:
     """The whole job with its stages side by side, and one after the other."""
-    from pipelines.engine import Runtime, ray_session, run_job
+    from pipelines.cluster.session import ray_session
+    from pipelines.engine import Runtime, run_job
     from pipelines.laion.fetch import MakeFetchWork
 
     seconds = {"one after the other": 0.0, "side by side": 0.0}
