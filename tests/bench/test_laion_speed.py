@@ -157,7 +157,7 @@ def compare_fetch(images: int, rounds: int) -> str:
     lines = [(name, f"{speed:.1f}") for name, speed in per_second.items()]
     return (
         f"{images} JPEG files of 800 x 600 px from a server on this machine, resized to {SIDE} px, with SHA-256 and "
-        f"EXIF, written as Parquet (ours checksummed and synced to disk); CPU seconds of the downloading process, median "
+        f"EXIF, written as Parquet (ours checksummed and synced to disk); CPU seconds of the downloading side, median "
         f"of {rounds} interleaved rounds. Ours over img2dataset: **{ratio:.2f}** (median of the rounds' ratios).\n\n"
         + table(("", "images a CPU second"), lines)
     )
