@@ -44,13 +44,11 @@ def ray_session(runtime: Runtime) -> Iterator[None]:
         _check_address(address)
         try:
             _init_ray(address, runtime_env=code_environment())
-        except AuthenticationError:
+        except (AuthenticationError, ConnectionError, ValueError, RuntimeError) as error:
             raise UserError(
-                f"the Ray cluster at {address} wants its token: export RAY_AUTH_MODE=token and put the token into "
-                "~/.ray/auth_token, RAY_AUTH_TOKEN_PATH or RAY_AUTH_TOKEN"
+                f"no Ray cluster at {address}: {reason(error)}; one that wants a token takes RAY_AUTH_MODE=token and "
+                "the token in ~/.ray/auth_token, RAY_AUTH_TOKEN_PATH or RAY_AUTH_TOKEN"
             ) from None
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise UserError(f"no Ray cluster at {address}: {reason(error)}") from None
     else:
         _start_ray(max(os.cpu_count() or 1, math.ceil(runtime.workers * runtime.num_cpus)))
     try:
