@@ -39,7 +39,7 @@ class Checkpoint:
     task: "person" boxes, "pose" inside a given box, or "bottom-up" people and poses at once.
     sha256: the whole checksum, or its first hex digits where only those are published (mmpose names its files with the
     first eight). bytes: size of the file, None where it is not published. ap: as published, 0-100; on what is in
-    `measured`. bundled: lies beside this module.
+    `measured`. bundled: lies beside this module. config: mmengine's, of the network that the weights belong to.
     """
 
     name: str
@@ -51,6 +51,7 @@ class Checkpoint:
     ap: float | None
     measured: str
     bundled: bool = False
+    config: str | None = None
 
     @property
     def file_name(self) -> str:
@@ -60,32 +61,55 @@ class Checkpoint:
         return Path(urllib.parse.urlsplit(self.url).path).name
 
 
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """A network as mmengine knows it.
+
+    config: path of a config; `mmdet::…` and `mmpose::…` lie inside the installed package, `detectors::…` beside this
+    module. A config is Python and is run: take it from where you would take code. checkpoint: path of its weights,
+    which are only ever read as data.
+    """
+
+    config: str
+    checkpoint: Path
+
+
 _MMPOSE: Final = "https://download.openmmlab.com/mmpose/"
 _HUMAN_ART: Final = "weights Apache-2.0 (mmpose); trained on Human-Art, non-commercial research data"
 _COCO: Final = "weights Apache-2.0 (mmpose); trained on COCO"
 
 
+_RTM: Final = "v1/projects/rtmposev1/"
+_TOP_DOWN: Final = "v1/body_2d_keypoint/topdown_heatmap/human_art/"
+
+
 def _published(
-    name: str, task: Literal["person", "pose", "bottom-up"], path: str, ap: float, measured: str, licence: str
+    name: str,
+    task: Literal["person", "pose", "bottom-up"],
+    path: str,
+    ap: float,
+    measured: str,
+    licence: str,
+    config: str | None = None,
 ) -> Checkpoint:
     """A file of mmpose's model zoo; the checksum's first digits are part of its name."""
     digits = re.search(r"-([0-9a-f]{8})(_\d{8})?\.pth$", path)
     assert digits is not None, path
-    return Checkpoint(name, task, _MMPOSE + path, digits[1], None, licence, ap, measured)
+    return Checkpoint(name, task, _MMPOSE + path, digits[1], None, licence, ap, measured, config=config)
 
 
-def _boxes(name: str, file: str, ap: float) -> Checkpoint:
+def _boxes(name: str, file: str, ap: float, config: str) -> Checkpoint:
     path = f"v1/projects/rtmposev1/{file}"
-    return _published(name, "person", path, ap, "Human-Art validation, box AP", _HUMAN_ART)
+    return _published(name, "person", path, ap, "Human-Art validation, box AP", _HUMAN_ART, config)
 
 
-def _pose(name: str, path: str, ap: float) -> Checkpoint:
+def _pose(name: str, folder: str, file: str, ap: float) -> Checkpoint:
+    """A network of `folder` in mmpose's configs; the file's name begins with that of its config."""
     measured = "Human-Art validation, keypoint AP in ground-truth boxes"
-    return _published(name, "pose", path, ap, measured, _HUMAN_ART)
+    config = f"mmpose::body_2d_keypoint/{folder}/humanart/{file.partition('256x192')[0]}256x192.py"
+    path = (_RTM if folder == "rtmpose" else _TOP_DOWN) + file
+    return _published(name, "pose", path, ap, measured, _HUMAN_ART, config)
 
-
-_RTM: Final = "v1/projects/rtmposev1/"
-_TOP_DOWN: Final = "v1/body_2d_keypoint/topdown_heatmap/human_art/"
 
 CHECKPOINTS: Final[tuple[Checkpoint, ...]] = (
     Checkpoint(
@@ -99,31 +123,76 @@ CHECKPOINTS: Final[tuple[Checkpoint, ...]] = (
         measured="1,000 drawn pictures such as prompts ask for, keypoint AP",
         bundled=True,
     ),
-    _boxes("rtmdet-tiny-humanart", "rtmdet_tiny_8xb32-300e_humanart-7da5554e.pth", 46.6),
-    _boxes("rtmdet-s-humanart", "rtmdet_s_8xb32-300e_humanart-af5bd52d.pth", 50.6),
-    _boxes("yolox-nano-humanart", "yolox_nano_8xb8-300e_humanart-40f6f0d0.pth", 38.9),
-    _boxes("yolox-tiny-humanart", "yolox_tiny_8xb8-300e_humanart-6f3252f9.pth", 47.7),
-    _boxes("yolox-s-humanart", "yolox_s_8xb8-300e_humanart-3ef259a7.pth", 54.6),
-    _boxes("yolox-m-humanart", "yolox_m_8xb8-300e_humanart-c2c7a14a.pth", 59.1),
-    _boxes("yolox-l-humanart", "yolox_l_8xb8-300e_humanart-ce1d7a62.pth", 60.2),
-    _boxes("yolox-x-humanart", "yolox_x_8xb8-300e_humanart-a39d44ed.pth", 61.3),
-    _pose("rtmpose-t-humanart", f"{_RTM}rtmpose-t_8xb256-420e_humanart-256x192-60b68c98_20230612.pth", 65.5),
-    _pose("rtmpose-s-humanart", f"{_RTM}rtmpose-s_8xb256-420e_humanart-256x192-5a3ac943_20230611.pth", 69.8),
-    _pose("rtmpose-m-humanart", f"{_RTM}rtmpose-m_8xb256-420e_humanart-256x192-8430627b_20230611.pth", 72.8),
-    _pose("rtmpose-l-humanart", f"{_RTM}rtmpose-l_8xb256-420e_humanart-256x192-389f2cb0_20230611.pth", 75.3),
-    _pose("hrnet-w32-humanart", f"{_TOP_DOWN}td-hm_hrnet-w32_8xb64-210e_humanart-256x192-0773ef0b_20230614.pth", 75.4),
-    _pose("hrnet-w48-humanart", f"{_TOP_DOWN}td-hm_hrnet-w48_8xb32-210e_humanart-256x192-05178983_20230614.pth", 76.9),
+    _boxes(
+        "rtmdet-tiny-humanart",
+        "rtmdet_tiny_8xb32-300e_humanart-7da5554e.pth",
+        46.6,
+        "detectors::rtmdet_tiny_humanart.py",
+    ),
+    _boxes("rtmdet-s-humanart", "rtmdet_s_8xb32-300e_humanart-af5bd52d.pth", 50.6, "detectors::rtmdet_s_humanart.py"),
+    _boxes(
+        "yolox-nano-humanart",
+        "yolox_nano_8xb8-300e_humanart-40f6f0d0.pth",
+        38.9,
+        "mmdet::yolox/yolox_nano_8xb8-300e_coco.py",
+    ),
+    _boxes(
+        "yolox-tiny-humanart",
+        "yolox_tiny_8xb8-300e_humanart-6f3252f9.pth",
+        47.7,
+        "mmdet::yolox/yolox_tiny_8xb8-300e_coco.py",
+    ),
+    _boxes(
+        "yolox-s-humanart", "yolox_s_8xb8-300e_humanart-3ef259a7.pth", 54.6, "mmdet::yolox/yolox_s_8xb8-300e_coco.py"
+    ),
+    _boxes(
+        "yolox-m-humanart", "yolox_m_8xb8-300e_humanart-c2c7a14a.pth", 59.1, "mmdet::yolox/yolox_m_8xb8-300e_coco.py"
+    ),
+    _boxes(
+        "yolox-l-humanart", "yolox_l_8xb8-300e_humanart-ce1d7a62.pth", 60.2, "mmdet::yolox/yolox_l_8xb8-300e_coco.py"
+    ),
+    _boxes(
+        "yolox-x-humanart", "yolox_x_8xb8-300e_humanart-a39d44ed.pth", 61.3, "mmdet::yolox/yolox_x_8xb8-300e_coco.py"
+    ),
+    _pose("rtmpose-t-humanart", "rtmpose", "rtmpose-t_8xb256-420e_humanart-256x192-60b68c98_20230612.pth", 65.5),
+    _pose("rtmpose-s-humanart", "rtmpose", "rtmpose-s_8xb256-420e_humanart-256x192-5a3ac943_20230611.pth", 69.8),
+    _pose("rtmpose-m-humanart", "rtmpose", "rtmpose-m_8xb256-420e_humanart-256x192-8430627b_20230611.pth", 72.8),
+    _pose("rtmpose-l-humanart", "rtmpose", "rtmpose-l_8xb256-420e_humanart-256x192-389f2cb0_20230611.pth", 75.3),
     _pose(
-        "vitpose-s-humanart", f"{_TOP_DOWN}td-hm_ViTPose-small_8xb64-210e_humanart-256x192-5cbe2bfc_20230611.pth", 73.8
+        "hrnet-w32-humanart",
+        "topdown_heatmap",
+        "td-hm_hrnet-w32_8xb64-210e_humanart-256x192-0773ef0b_20230614.pth",
+        75.4,
     ),
     _pose(
-        "vitpose-b-humanart", f"{_TOP_DOWN}td-hm_ViTPose-base_8xb64-210e_humanart-256x192-b417f546_20230611.pth", 75.9
+        "hrnet-w48-humanart",
+        "topdown_heatmap",
+        "td-hm_hrnet-w48_8xb32-210e_humanart-256x192-05178983_20230614.pth",
+        76.9,
     ),
     _pose(
-        "vitpose-l-humanart", f"{_TOP_DOWN}td-hm_ViTPose-large_8xb64-210e_humanart-256x192-9aba9345_20230614.pth", 78.9
+        "vitpose-s-humanart",
+        "topdown_heatmap",
+        "td-hm_ViTPose-small_8xb64-210e_humanart-256x192-5cbe2bfc_20230611.pth",
+        73.8,
     ),
     _pose(
-        "vitpose-h-humanart", f"{_TOP_DOWN}td-hm_ViTPose-huge_8xb64-210e_humanart-256x192-603bb573_20230612.pth", 80.0
+        "vitpose-b-humanart",
+        "topdown_heatmap",
+        "td-hm_ViTPose-base_8xb64-210e_humanart-256x192-b417f546_20230611.pth",
+        75.9,
+    ),
+    _pose(
+        "vitpose-l-humanart",
+        "topdown_heatmap",
+        "td-hm_ViTPose-large_8xb64-210e_humanart-256x192-9aba9345_20230614.pth",
+        78.9,
+    ),
+    _pose(
+        "vitpose-h-humanart",
+        "topdown_heatmap",
+        "td-hm_ViTPose-huge_8xb64-210e_humanart-256x192-603bb573_20230612.pth",
+        80.0,
     ),
     _published(
         "ae-hrnet-w32-coco",

@@ -250,24 +250,18 @@ class Poses:
     def __init__(self, detector: str = "mini-pose", batch_size: int = 8, min_score: float = 0.0) -> None:
         import torch
 
-        from detectors import load_detector
+        from pipelines.detector import DetectorConfig, load
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        try:
-            self._detector = load_detector(detector, device, batch_size)
-        except ValueError as error:
-            raise UserError(str(error)) from None
+        self._detector = load(DetectorConfig(name=detector, batch_size=batch_size), device)
         self._min_score = min_score
 
     @classmethod
     def pinned(cls, detector: str = "mini-pose", batch_size: int = 8, min_score: float = 0.0) -> dict[str, str]:
-        """The checksum of the detector's weights."""
-        from detectors import weights
+        """The checksums of the detector's weights and configs."""
+        from pipelines.detector import DetectorConfig, detector_digests
 
-        try:
-            return {"detector.sha256": weights.digest(weights.find(detector))}
-        except weights.WeightsError as error:
-            raise UserError(str(error)) from None
+        return detector_digests(DetectorConfig(name=detector, batch_size=batch_size))
 
     def __call__(self, rows: list[Sample]) -> pa.Table:
         """Find the people of each row's image."""

@@ -339,7 +339,10 @@ def plan(
 
 @models_app.command("list", epilog=examples("humansd models list", "humansd models list --json"))
 def models_list(json: options.Json = False) -> None:
-    """Every checkpoint that can be used, and whether it is on this machine."""
+    """Every checkpoint that can be used, and whether it is on this machine.
+
+    With --json also its url, place, SHA-256, and what its AP was measured on.
+    """
     from pipelines.models import list_models
 
     _print_models(list_models(), json)
@@ -380,4 +383,6 @@ def _print_models(models: list[Model], json: bool) -> None:
         if json:
             options.print_json(dataclasses.asdict(model))
         else:
-            print(f"{model.name:26s} {model.kind:10s} {model.state:8s} {model.licence}")
+            size = "" if model.bytes is None else f"{model.bytes / 1e6:.0f} MB"
+            ap = "" if model.ap is None else f"AP {model.ap:.1f}"
+            print(f"{model.name:26s} {model.kind:10s} {model.state:8s} {size:>7s} {ap:>7s}  {model.licence}")

@@ -123,13 +123,10 @@ def evaluate_detector(
 
 def _load(model: str, batch_size: int, device: str | None) -> tuple[Detector, dict[str, str]]:
     """Load a detector, and what it is by content. Raises UserError where it cannot be had."""
-    from detectors import load_detector, weights
+    from pipelines.detector import DetectorConfig, detector_digests, load
 
-    try:
-        digest = weights.digest(weights.find(model))
-        return load_detector(model, device or _device(), batch_size), {"detector.sha256": digest}
-    except ValueError as error:
-        raise UserError(str(error)) from error
+    config = DetectorConfig(name=model, batch_size=batch_size)
+    return load(config, device or _device()), detector_digests(config)
 
 
 def _device() -> str:

@@ -18,13 +18,23 @@ DIFFUSION: Final = ("mini", "sd15", "sd21", "sdxl")
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """One checkpoint. state: bundled, cached, missing or damaged. source: where it comes from, if not bundled."""
+    """One checkpoint.
+
+    state: bundled, cached, missing or damaged. source: where it comes from, if not bundled. place: its file in the
+    cache, or where that belongs; empty for what the hub's own cache holds. bytes, sha256 (or its first digits), ap
+    (0-100, on what `measured` says): None where not published.
+    """
 
     name: str
     kind: str
     state: str
     source: str
     licence: str
+    place: str = ""
+    bytes: int | None = None
+    sha256: str | None = None
+    ap: float | None = None
+    measured: str = ""
 
 
 def list_models(*, whole: bool = False) -> list[Model]:
@@ -81,4 +91,16 @@ def _detector(one: weights.Checkpoint, whole: bool) -> Model:
         state = "bundled" if one.bundled else "cached"
     else:
         state = "missing"
-    return Model(one.name, one.task, state, one.url or "", one.licence)
+    path = weights.path_of(one)
+    return Model(
+        name=one.name,
+        kind=one.task,
+        state=state,
+        source=one.url or "",
+        licence=one.licence,
+        place=str(path),
+        bytes=path.stat().st_size if one.bytes is None and path.is_file() else one.bytes,
+        sha256=one.sha256,
+        ap=one.ap,
+        measured=one.measured,
+    )

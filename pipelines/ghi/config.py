@@ -8,6 +8,7 @@ from typing import Literal
 
 from pipelines.checkpoint import ModelConfig, SamplerConfig
 from pipelines.config import key
+from pipelines.detector import DetectorConfig
 from pipelines.gates import GatesConfig
 
 
@@ -17,15 +18,6 @@ class GrammarConfig:
 
     dir: Path | None = key(None, "runtime", "your own grammar folder, relative to the config file")  # noqa: RUF009
     scenes: str | tuple[str, ...] = key("default", "identity", "'default' (14 artificial), 'natural', 'all' or names")
-
-
-@dataclass(frozen=True, slots=True)
-class DetectorConfig:
-    """The `[detector]` table."""
-
-    name: str = key("mini-pose", "identity", "the pose detector")
-    batch_size: int = key(8, "identity", "images a batch; batches are always full")
-    min_score: float = key(0.0, "identity", "people found with less confidence (0-1) are left out altogether")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,5 +58,3 @@ class GhiConfig:
                 raise ValueError(f"{name} must be at least 1")
         if not 1 <= self.output.quality <= 100:
             raise ValueError("output.quality must be 1-100")
-        if self.detector.batch_size < 1:
-            raise ValueError("detector.batch_size must be at least 1")

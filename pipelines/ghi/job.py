@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.checkpoint import Checkpoint, resolve
 from pipelines.config import UserError, identity, plain
+from pipelines.detector import check_detector, detector_digests, load_pinned
 from pipelines.ghi.config import GhiConfig
 from prompts.grammar import Grammar, copy_grammar, load_grammar
 
@@ -32,13 +33,13 @@ class MakeGhiWork:
     checkpoint: Checkpoint
     identity_hash: str
     grammar_digest: str
+    detector_digests: Mapping[str, str]
     grammar_files: Mapping[str, bytes] = field(default_factory=dict)
 
     def __call__(self) -> GhiWork:
         """Load grammar, sampler and detector. Raises UserError where they cannot be had on this machine."""
         import torch
 
-        from detectors import load_detector
         from pipelines.ghi.candidates import CandidateMaker
         from pipelines.ghi.stage import GhiWork
         from pipelines.sampling import Sampler
@@ -48,7 +49,7 @@ class MakeGhiWork:
         torch.set_num_threads(config.sampler.threads)
         grammar = self._grammar()
         sampler = Sampler(self.checkpoint, config.sampler, device)
-        detector = load_detector(config.detector.name, device, config.detector.batch_size)
+        detector = load_pinned(config.detector, device, self.detector_digests)
         maker = CandidateMaker(config, grammar, sampler, detector, self.identity_hash)
         return GhiWork(maker, overlap=device == "cuda")
 
@@ -74,48 +75,39 @@ def device_of(config: GhiConfig) -> str:
     return "cuda"
 
 
-def check_detector(config: GhiConfig) -> None:
-    """Raise UserError where no detector is called so."""
-    from detectors import DETECTORS
-
-    if config.detector.name not in DETECTORS:
-        raise UserError(f"detector.name={config.detector.name}: unknown; known: {', '.join(DETECTORS)}")
-
-
 def prepare(config: GhiConfig) -> MakeGhiWork:
     """Check a config against what is there (grammar, model, detector) and pin all of it by content.
 
     Raises UserError where something is not there or not right; no weights are downloaded.
     """
-    check_detector(config)
+    check_detector(config.detector)
     try:
         grammar = load_grammar(config.grammar.dir, config.grammar.scenes)
     except (ValueError, OSError) as error:
         raise UserError(str(error)) from error
     checkpoint = resolve(config.model)
+    detector = detector_digests(config.detector)
     return MakeGhiWork(
         config=config,
         checkpoint=checkpoint,
-        identity_hash=identity_of(config, grammar.digest, checkpoint)[1],
+        identity_hash=identity_of(config, grammar.digest, checkpoint, detector)[1],
         grammar_digest=grammar.digest,
+        detector_digests=detector,
         grammar_files={} if config.grammar.dir is None else read_grammar_files(config.grammar.dir),
     )
 
 
-def identity_of(config: GhiConfig, grammar_digest: str, checkpoint: Checkpoint) -> tuple[dict[str, Any], str]:
+def identity_of(
+    config: GhiConfig, grammar_digest: str, checkpoint: Checkpoint, detector: Mapping[str, str]
+) -> tuple[dict[str, Any], str]:
     """Return what decides the bytes of a GHI dataset: identity keys, and everything they name pinned by content."""
-    from detectors import weights
     from pipelines.safety import classifier_version
 
-    try:
-        detector = weights.digest(weights.find(config.detector.name))
-    except weights.WeightsError as error:
-        raise UserError(str(error)) from error
     extra = {
         "grammar.digest": grammar_digest,
         "model.name": checkpoint.name,
         "model.revision": checkpoint.revision,
-        "detector.sha256": detector,
+        **detector,
         "gates.classifier": None if config.gates.max_nsfw is None else classifier_version(),
     }
     return identity(config, extra)
@@ -134,7 +126,7 @@ def compose(config: GhiConfig, out: str, shards: range | None = None) -> tuple[J
     from pipelines.job import Job
 
     make_work = prepare(config)
-    named, hashed = identity_of(config, make_work.grammar_digest, make_work.checkpoint)
+    named, hashed = identity_of(config, make_work.grammar_digest, make_work.checkpoint, make_work.detector_digests)
     files = {f"grammar/{name}": data for name, data in read_grammar_files(config.grammar.dir).items()}
     job = Job(
         out=out,

@@ -22,9 +22,10 @@ from detectors.types import Detector, Person
 from pipelines import follow
 from pipelines.checkpoint import Checkpoint
 from pipelines.config import UserError, difference, of_kind, plain, restore
+from pipelines.detector import check_detector, detector_digests, load_pinned
 from pipelines.gates import SAFETY, Rejection
 from pipelines.ghi.config import GhiConfig
-from pipelines.ghi.job import card, check_detector, device_of, identity_of, runtime_of
+from pipelines.ghi.job import card, device_of, identity_of, runtime_of
 from pipelines.ghi.outcomes import SURPLUS, Outcome, assemble, candidate_of, key_of, outcomes_on_disk
 from pipelines.ghi.slots import Candidate, Slots
 from pipelines.images import decode_image, encode_image
@@ -65,17 +66,17 @@ class MakeRegateWork:
     config: GhiConfig
     identity_hash: str
     still: Unchanged
+    detector_digests: Mapping[str, str]
 
     def __call__(self) -> RegateWork:
         """Load the detector. Raises UserError where it cannot be had on this machine."""
         import torch
 
-        from detectors import load_detector
         from pipelines.safety import SafetyScorer
 
         config = self.config
         torch.set_num_threads(config.sampler.threads)
-        detector = load_detector(config.detector.name, device_of(config), config.detector.batch_size)
+        detector = load_pinned(config.detector, device_of(config), self.detector_digests)
         safety = SafetyScorer(config.sampler.threads) if config.gates.max_nsfw is not None else None
         return RegateWork(Store(self.source), config, self.identity_hash, self.still, detector, safety)
 
@@ -103,10 +104,11 @@ def compose(
     before, config = (restore(GhiConfig, manifest.config, where, given) for given in ((), overrides))
     for line in difference(_of_images(before), _of_images(config)):
         raise UserError(f"{line}: regate changes detector and gates only; for other images run humansd ghi")
-    check_detector(config)
+    check_detector(config.detector)
+    detector = detector_digests(config.detector)
     pinned = manifest.identity
     checkpoint = Checkpoint(pinned["model.name"], pinned["model.name"], pinned["model.revision"], config.model.variant)
-    named, hashed = identity_of(config, pinned["grammar.digest"], checkpoint)
+    named, hashed = identity_of(config, pinned["grammar.digest"], checkpoint, detector)
     job = Job(
         out=to,
         source="ghi",
@@ -120,7 +122,7 @@ def compose(
         files={**_grammar_files(source), "README.md": card(config, checkpoint).encode()},
         standing=partial(follow.regated, source),
     )
-    make_work = MakeRegateWork(source.url, config, hashed, unchanged(pinned, named))
+    make_work = MakeRegateWork(source.url, config, hashed, unchanged(pinned, named), detector)
     return job, make_work, runtime_of(config, address)
 
 

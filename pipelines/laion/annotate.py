@@ -7,7 +7,7 @@ known (`pipelines.laion.settle`), so another threshold costs no GPU time.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from detectors.types import Detector, Person
 from pipelines import preflight, shards
+from pipelines.detector import load_pinned
 from pipelines.gates import Rejection
 from pipelines.images import decode_image, perceptual_hash
 from pipelines.judging import Steps, find_people, score_safety
@@ -52,23 +53,22 @@ class Row:
 
 @dataclass(frozen=True)
 class MakeAnnotateWork:
-    """Builds the work on a worker. out: the dataset whose raw shards are read."""
+    """Builds the work on a worker. out: the dataset whose raw shards are read; named: its identity."""
 
     config: LaionConfig
     out: str
+    named: Mapping[str, Any]
 
     def __call__(self) -> AnnotateWork:
         """Load detector, CLIP and safety classifier. Raises UserError where they cannot be had on this machine."""
         import torch
-
-        from detectors import load_detector
 
         config = self.config
         device = "cuda" if config.gpus_per_worker > 0 else "cpu"
         if device == "cuda":
             preflight.require_gpu()
         torch.set_num_threads(config.score.threads)
-        detector = load_detector(config.detector.name, device, config.detector.batch_size)
+        detector = load_pinned(config.detector, device, self.named)
         return AnnotateWork(self, detector, load_clip_by_name(config.score.clip_model))
 
 

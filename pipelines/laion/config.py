@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from pipelines.config import key
+from pipelines.detector import DetectorConfig
 
 COLUMNS: Final = (
     "url",
@@ -137,11 +138,9 @@ class ScoreConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class PoseConfig:
-    """The `[detector]` table."""
+class PoseConfig(DetectorConfig):
+    """The `[detector]` table: as everywhere, but people of hardly any confidence are left out."""
 
-    name: str = key("mini-pose", "identity", "the pose detector")
-    batch_size: int = key(8, "identity", "images a batch; batches are always full")
     min_score: float = key(0.02, "identity", "people found with less confidence are left out (release: above 0)")
 
 
@@ -197,5 +196,5 @@ class LaionConfig:
             raise ValueError("n must be at least 1")
         if min(self.fetch.workers, self.fetch.threads, self.fetch.per_host) < 1:
             raise ValueError("fetch.workers, fetch.threads and fetch.per_host must be at least 1")
-        if min(self.score.clip_batch_size, self.detector.batch_size) < 1:
-            raise ValueError("score.clip_batch_size and detector.batch_size must be at least 1")
+        if self.score.clip_batch_size < 1:
+            raise ValueError("score.clip_batch_size must be at least 1")

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pipelines.config import UserError, identity, identity_of_values, plain
+from pipelines.detector import detector_digests
 from pipelines.laion.config import LaionConfig
 
 if TYPE_CHECKING:
@@ -67,14 +68,10 @@ def identity_of(config: LaionConfig, fingerprint: str) -> dict[str, Any]:
     from detectors import weights
     from pipelines.safety import classifier_version
 
-    try:
-        detector = weights.digest(weights.find(config.detector.name))
-    except weights.WeightsError as error:
-        raise UserError(str(error)) from error
     head = config.score.aesthetic_head
     extra = {
         "metadata.fingerprint": fingerprint,
-        "detector.sha256": detector,
+        **detector_digests(config.detector),
         "score.aesthetic_sha256": None if head is None else weights.digest(head),
         "score.classifier": classifier_version() if config.score.nsfw else None,
     }
@@ -211,7 +208,9 @@ def _run(stages: Stages, store: Store, address: str | None) -> JobReport:
         fetching = _Fetching(stages, store, fetch, stop)
         fetching.start()
         try:
-            report = engine.run_job(stages.annotate(), MakeAnnotateWork(config, out), annotate, fetching, stop)
+            report = engine.run_job(
+                stages.annotate(), MakeAnnotateWork(config, out, stages.named), annotate, fetching, stop
+            )
         except BaseException:
             stop.set()
             raise

@@ -28,6 +28,17 @@ def test_every_model_is_listed_once_with_its_licence(cache: Path) -> None:
     assert all(model.source for model in models if model.state != "bundled" and not model.name.startswith("mini"))
 
 
+def test_published_figures_are_listed(cache: Path) -> None:
+    found = {model.name: model for model in list_models()}
+    model = found["rtmpose-m-humanart"]
+    assert model.ap == 72.8
+    assert model.sha256 == "8430627b"
+    assert model.source.endswith("8430627b_20230611.pth")
+    assert model.place == str(cache / "rtmpose-m_8xb256-420e_humanart-256x192-8430627b_20230611.pth")
+    assert "ground-truth boxes" in model.measured
+    assert found["mini-pose"].bytes == Path(found["mini-pose"].place).stat().st_size
+
+
 def test_only_a_whole_look_finds_damage(cache: Path) -> None:
     assert states()["rtmpose-m-humanart"] == "missing"
     weights.path_of(weights.get("rtmpose-m-humanart")).write_bytes(b"not the weights")

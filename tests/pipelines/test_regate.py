@@ -13,8 +13,9 @@ from pipelines import dataset, reading, shards
 from pipelines.checkpoint import ModelConfig, SamplerConfig
 from pipelines.cli import main
 from pipelines.config import UserError
+from pipelines.detector import DetectorConfig
 from pipelines.gates import GatesConfig
-from pipelines.ghi.config import DetectorConfig, GhiConfig
+from pipelines.ghi.config import GhiConfig
 from pipelines.ghi.job import run_ghi
 from pipelines.regate import as_text, plan_regate, run_regate
 from pipelines.store import Store
@@ -153,7 +154,7 @@ def test_what_is_not_there_or_not_asked_for_right_is_said_first(source: Path, tm
         ({"overrides": ["gates.min_score=1"]}, "unknown key 'gates.min_score'; did you mean 'detector.min_score'"),
         ({"overrides": []}, "nothing to judge anew"),
         ({"overrides": ["workers=3"]}, "nothing to judge anew"),
-        ({"detector": "mini-pos"}, "unknown; known: mini-pose"),
+        ({"detector": "mini-pos"}, "unknown detector 'mini-pos'; known: mini-pose"),
     ):
         with pytest.raises(UserError, match=message):
             plan_regate(str(source), to, **arguments)

@@ -10,8 +10,9 @@ import pytest
 
 from pipelines.checkpoint import ModelConfig, SamplerConfig
 from pipelines.config import UserError
+from pipelines.detector import DetectorConfig
 from pipelines.gates import GatesConfig
-from pipelines.ghi.config import DetectorConfig, GhiConfig, GrammarConfig
+from pipelines.ghi.config import GhiConfig, GrammarConfig
 from pipelines.ghi.job import MakeGhiWork, plan_ghi, prepare, read_grammar_files, run_ghi
 from pipelines.record import ledger_to_table, samples_to_table
 from pipelines.shards import read_table
@@ -91,7 +92,7 @@ def test_what_travels_is_small_and_builds_the_work_elsewhere(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"detector": DetectorConfig(name="mini-pos")}, "unknown; known: mini-pose"),
+        ({"detector": DetectorConfig(name="mini-pos")}, "unknown detector 'mini-pos'; known: mini-pose"),
         ({"grammar": GrammarConfig(scenes=("mural", "sketches"))}, "no scene is called 'sketches'"),
         ({"grammar": GrammarConfig(dir=Path("/nowhere"))}, "nowhere"),
         ({"model": ModelConfig(id="nowhere")}, "no such folder"),

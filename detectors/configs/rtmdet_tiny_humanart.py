@@ -1,0 +1,3 @@
+"""RTMDet-tiny as trained on Human-Art: mmdet's COCO network, 640 pixels; people are the first of its 80 classes."""
+
+_base_ = "mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py"
