@@ -12,6 +12,7 @@ from pipelines.coco import PERSON_CATEGORY, annotation_of
 from pipelines.config import UserError
 from pipelines.record import Sample, table_to_samples
 from pipelines.store import Store
+from pipelines.taken import Takedowns
 
 Json = dict[str, Any]
 
@@ -80,8 +81,11 @@ def _head(store: Store) -> Json:
 
 
 def _samples(store: Store) -> Iterator[Sample]:
+    gone = Takedowns.read(store).keys
     for index in shards.done_indices(store):
-        yield from table_to_samples(shards.read_table(store, "shards", index))
+        for sample in table_to_samples(shards.read_table(store, "shards", index)):
+            if sample.key not in gone:  # a takedown that was interrupted leaves rows that must not go out
+                yield sample
 
 
 def _write(file: IO[str], store: Store, folder: Path) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Protocol
 
 from pipelines.config import UserError, difference
@@ -53,8 +53,9 @@ class Survey:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A regate that can run: the job, what builds its work, where it runs, what it will find."""
+    """A regate that can run: the dataset it reads, the job, what builds its work, where it runs, what it will find."""
 
+    source: Store
     job: Job
     make_work: MakeRegate
     runtime: Runtime
@@ -90,13 +91,28 @@ def plan_regate(
     if not changes:
         raise UserError(f"{out} was made with this detector and these gates: there is nothing to judge anew")
     wanted = manifest.shards if shards is None else shards
-    return Plan(job, make_work, runtime, _survey(source, make_work, wanted, len(manifest.shards), changes))
+    return Plan(source, job, make_work, runtime, _survey(source, make_work, wanted, len(manifest.shards), changes))
 
 
 def run_regate(plan: Plan) -> JobReport:
     """Make what a plan says, or what is still missing of it."""
+    from pipelines import dataset, lease
     from pipelines.engine import run_job
+    from pipelines.ghi.outcomes import candidate_of, key_of
+    from pipelines.store import Store
+    from pipelines.taken import Takedowns
 
+    to = Store(plan.job.out)
+    dataset.check_manifest(to, dataset.manifest_of(plan.job))
+    entries = Takedowns.read(plan.source).entries
+    if entries:  # what was taken down stays so under its new key
+        renamed = [
+            replace(entry, value=key_of(plan.job.identity_hash, candidate_of(entry.value, 1).slot))
+            for entry in entries
+            if entry.kind == "key" and entry.value.rpartition("-")[2].isdecimal()
+        ]
+        others = [entry for entry in entries if entry.kind != "key"]
+        Takedowns.read(to).add([*renamed, *others]).write(to, lease.new_run())
     return run_job(plan.job, plan.make_work, plan.runtime)
 
 
@@ -142,10 +158,11 @@ def _fates(source: Store, index: int, make_work: MakeRegate) -> Iterator[str]:
     """What becomes of each candidate of a shard that has no image: `stand`, `unsafe` or `unknown`."""
     from pipelines import record, shards
     from pipelines.judging import NO_IMAGE
+    from pipelines.taken import STAGE
 
     kept = shards.read_table(source, "rejected", index, ["key", "attempt"])
     kept_names = set(zip(kept["key"].to_pylist(), kept["attempt"].to_pylist(), strict=True))
     for row in record.table_to_ledger(shards.read_table(source, "ledger", index)):
-        if (row.key, row.attempt) not in kept_names:
+        if (row.key, row.attempt) not in kept_names and row.stage != STAGE:
             why = make_work.judge_without_image(row)
             yield "unknown" if why is None else "unsafe" if why == NO_IMAGE else "stand"

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from pipelines import record
 from pipelines.store import Store
+from pipelines.taken import Takedowns
 from pipelines.work import Result, ShardResult, ShardTask
 
 FOLDERS: Final = ("shards", "rejected", "ledger")
@@ -125,10 +126,12 @@ def encode(table: pa.Table, identity_hash: str, file: BinaryIO) -> FileInfo:
 
 
 def commit(store: Store, task: ShardTask, result: Result, identity_hash: str, run: str) -> Done:
-    """Write a shard's files and then its done marker; doing it twice is harmless.
+    """Write a shard's files and then its done marker, without what was taken down; doing it twice is harmless.
 
     Raises ValueError where the result contradicts itself (a key twice), StorageError where OUT cannot be written.
     """
+    if isinstance(result, ShardResult):
+        result = Takedowns.read(store).apply(result, task.index)
     tables = result.tables()
     keys = next(iter(tables.values()))["key"].to_pylist()
     if len(set(keys)) < len(keys):

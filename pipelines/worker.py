@@ -18,6 +18,7 @@ from pipelines.config import UserError
 from pipelines.lease import Watch
 from pipelines.schedule import Death, Failure
 from pipelines.store import StorageError, Store, UnreachableError
+from pipelines.taken import unsettled
 from pipelines.work import MakeWork, ShardCancelledError, ShardContext, ShardResult, ShardTask, Work
 
 _THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -121,7 +122,8 @@ class ShardWorker:
         previous = None
         if task.extend:
             marker = next(shards.read_markers(self._store, range(task.index, task.index + 1)), None)
-            previous = shards.read_back(self._store, marker) if marker else None
+            found = shards.read_back(self._store, marker) if marker else None
+            previous = unsettled(found) if found else None
 
         def leave(keys: Sequence[str], rounds: int) -> None:
             note = {"run": self._setup.run, "pid": os.getpid(), "host": socket.gethostname()}

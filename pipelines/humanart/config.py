@@ -60,3 +60,8 @@ class ImportConfig:
             raise ValueError("output.quality must be 1-100")
         if self.shard_size * self.limits.max_bytes > SHARD_BYTES:
             raise ValueError("shard_size x limits.max_bytes must be below 2^31 bytes: make one of them smaller")
+
+
+def prefix_of(source: str, identity_hash: str) -> str:
+    """Return what the keys of an imported set begin with; the record's name follows."""
+    return "humanart-" if source == "human-art" else f"coco-{identity_hash[:8]}-"

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from pipelines.coco import person_categories, scene_of
 from pipelines.coco_file import AnnotationFile
 from pipelines.config import UserError, identity, plain
-from pipelines.humanart.config import ImportConfig
+from pipelines.humanart.config import ImportConfig, prefix_of
 from pipelines.store import Store
 
 if TYPE_CHECKING:
@@ -90,8 +90,10 @@ def compose(
 
     Raises UserError where the file is none, its people have other keypoints, or no image is where it should be.
     """
+    from pipelines.humanart.takedown import withdraw
     from pipelines.humanart.work import ANNOTATIONS, write_records
     from pipelines.job import Job
+    from pipelines.taken import Takedowns
 
     file = AnnotationFile.open(images.annotations)
     try:
@@ -104,8 +106,11 @@ def compose(
     named, hashed = identity(config, {"source": images.source, "annotations.sha256": file.sha256})
     n = len(file) if config.n is None else min(config.n, len(file))
     size = config.shard_size
+    prefix, gone = prefix_of(images.source, hashed), Takedowns.read(Store(out))
     records = {
-        f"{ANNOTATIONS}/{index:08d}.parquet": write_records(file.records(index * size, (index + 1) * size))
+        f"{ANNOTATIONS}/{index:08d}.parquet": write_records(
+            withdraw(file.records(index * size, (index + 1) * size), prefix, gone)
+        )
         for index in range(-(-n // size))
     }
     job = Job(
@@ -120,7 +125,6 @@ def compose(
         shards=shards,
         files={**records, HEAD: json.dumps(file.head).encode(), "README.md": card(images).encode()},
     )
-    prefix = "humanart-" if images.source == "human-art" else f"coco-{hashed[:8]}-"
     folder = Store(images.images).url
     return job, MakeImportWork(config, images.source, prefix, Store(out).url, folder, file.head), file
 

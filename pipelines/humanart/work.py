@@ -24,6 +24,7 @@ from pipelines.pictures import SUFFIX, Folder, Picture, PictureError, open_pictu
 from pipelines.record import KILLED_WORKER, WORKER_STAGE, LedgerRow, Origin, Rejected, Sample
 from pipelines.shards import read_table
 from pipelines.store import Store, UnreachableError
+from pipelines.taken import STAGE, removed
 from pipelines.work import ShardContext, ShardResult
 
 ANNOTATIONS: Final = "annotations"
@@ -80,6 +81,12 @@ def write_records(records: Iterable[Record]) -> bytes:
     return data
 
 
+def read_records(store: Store, shard: int) -> list[Record]:
+    """Return what `write_records` wrote for a shard."""
+    rows = read_table(store, ANNOTATIONS, shard).to_pylist()
+    return [Record(row["name"], row["image"], tuple(row["annotations"]), row["trouble"]) for row in rows]
+
+
 @dataclass
 class ImportWork:
     """Makes the shards of one worker (`pipelines.work.Work`).
@@ -99,11 +106,8 @@ class ImportWork:
 
     def __call__(self, context: ShardContext) -> ShardResult:
         task, start = context.task, time.perf_counter()
-        table = read_table(self.store, ANNOTATIONS, task.index).slice(0, task.stop - task.start)
-        records = {
-            f"{self.prefix}{row['name']}": Record(row["name"], row["image"], tuple(row["annotations"]), row["trouble"])
-            for row in table.to_pylist()
-        }
+        theirs = read_records(self.store, task.index)[: task.stop - task.start]
+        records = {f"{self.prefix}{record.name}": record for record in theirs}
         outcomes = _settled(context.previous)
         reused = len(outcomes)
         todo = [key for key in records if key not in outcomes]
@@ -126,6 +130,8 @@ class ImportWork:
 
     def _import(self, key: str, record: Record, shard: int) -> Outcome:
         """Take one record through every step; whatever it makes a step raise is a ledger row."""
+        if record.trouble == STAGE:
+            return removed(key, shard), None
         row = self._row(key, record)
         row.why = Why("annotation", record.trouble) if record.trouble else None
         steps = {"annotation": self._people, "file": self._read, "image": self._open}

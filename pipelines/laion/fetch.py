@@ -30,6 +30,7 @@ from pipelines.laion.optout import OptOut
 from pipelines.laion.plan import read_candidates
 from pipelines.record import KILLED_WORKER, WORKER_STAGE, LedgerRow, Origin, Sample
 from pipelines.store import Store
+from pipelines.taken import Takedowns, removed
 from pipelines.work import ShardContext, ShardResult, ShardTask
 
 STAGE: Final = "fetch"
@@ -76,6 +77,8 @@ class FetchWork:
         before = context.previous or ShardResult()
         images = {sample.key: sample for sample in before.accepted}
         failures = {row.key: row for row in before.ledger}
+        taken = Takedowns.read(self._store)
+        failures |= {key: removed(key, task.index) for key in candidates if taken.names(key, candidates[key]["url"])}
         todo = [key for key in candidates if key not in images and key not in failures]
         began = time.perf_counter()
         for live in context.rounds(todo):

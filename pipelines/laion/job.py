@@ -97,7 +97,9 @@ def run_laion(
 
 def prepare(config: LaionConfig, out: str, source: Source, shards: range | None = None) -> tuple[Stages, Store]:
     """Freeze the candidates and write what the dataset is; return its stages. Raises UserError as `run_laion` does."""
-    from pipelines import dataset, lease
+    from pipelines import dataset, lease, taken
+    from pipelines.laion.annotate import ANNOTATED
+    from pipelines.laion.fetch import raw_folder
     from pipelines.laion.plan import make_plan
     from pipelines.store import Store
 
@@ -109,6 +111,8 @@ def prepare(config: LaionConfig, out: str, source: Source, shards: range | None 
     settle = stages.settle()
     if dataset.check_manifest(store, stages.manifest(settle)):
         dataset.write_manifest(store, stages.manifest(settle), settle.files, lease.new_run())
+    folders = (ANNOTATED, *map(raw_folder, range(config.max_attempts)))
+    taken.spread(store, [store.below(folder) for folder in folders], lease.new_run())
     return stages, store
 
 

@@ -27,6 +27,7 @@ from pipelines.laion.gates import judge, measure_people
 from pipelines.laion.plan import read_candidates
 from pipelines.record import LedgerRow, Rejected, Sample
 from pipelines.store import Store
+from pipelines.taken import Takedowns
 from pipelines.work import ShardContext, ShardResult
 
 VERDICTS: Final = pa.schema(
@@ -63,12 +64,12 @@ def decide(store: Store, gates: LaionGates, indices: Iterable[int], run: str) ->
     if gates.duplicate_distance is not None:
         passed = [row for rows in judged.values() for row in rows if row.why is None]
         passed.sort(key=lambda row: (*(-value for value in row.quality), row.key))
-        for row, original in zip(
-            passed, near_duplicates([row.phash for row in passed], gates.duplicate_distance), strict=True
-        ):
+        gone = Takedowns.read(store).looks  # they come first: no near-duplicate takes the place of what was taken down
+        hashes = [*gone, *(row.phash for row in passed)]
+        for row, original in zip(passed, near_duplicates(hashes, gates.duplicate_distance)[len(gone) :], strict=True):
             if original is not None:
                 row.why = DUPLICATE
-                row.measured["duplicate_bits"] = float((row.phash ^ passed[original].phash).bit_count())
+                row.measured["duplicate_bits"] = float((row.phash ^ hashes[original]).bit_count())
     for index, rows in judged.items():
         data = _encode(rows)
         if not store.exists(verdicts_name(index)) or store.read(verdicts_name(index)) != data:

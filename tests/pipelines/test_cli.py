@@ -65,6 +65,7 @@ def test_there_are_the_commands_that_there_should_be() -> None:
         "index",
         "verify",
         "repair",
+        "takedown",
         "export",
         "plan",
         "models list",

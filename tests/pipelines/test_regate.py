@@ -19,6 +19,8 @@ from pipelines.ghi.config import GhiConfig
 from pipelines.ghi.job import run_ghi
 from pipelines.regate import as_text, plan_regate, run_regate
 from pipelines.store import Store
+from pipelines.takedown import take_down
+from pipelines.taken import parse
 from tests.pipelines.jobs import kill_midway, tables
 from tests.pipelines.small_dataset import write_dataset
 from tests.pipelines.tiny_models import build_tiny
@@ -99,6 +101,21 @@ def test_regate_then_top_up_gives_the_bytes_of_a_fresh_job(
     assert run_regate(plan_regate(str(source), str(to), overrides=[OTHER])).shards_done == 0  # leaves it alone
     assert tables(to) == mine
     assert tables(source) == before
+
+
+def test_what_was_taken_down_stays_so_under_its_new_key(source: Path, config: GhiConfig, tmp_path: Path) -> None:
+    taken, to = tmp_path / "taken", tmp_path / "to"
+    shutil.copytree(source, taken)
+    gone = min(accepted(source))
+    take_down(str(taken), parse(keys=[gone]))
+    plan = plan_regate(str(taken), str(to), overrides=[OTHER])
+    assert plan.survey.unknown == 0
+    run_regate(plan)
+    run_ghi(other(config), str(to))
+    new = f"ghi-{plan.job.identity_hash[:8]}-{gone.rpartition('-')[2]}"
+    assert new not in accepted(to)
+    ledger = [row for index in range(3) for row in shards.read_table(Store(str(to)), "ledger", index).to_pylist()]
+    assert [(row["stage"], row["reason"]) for row in ledger if row["key"] == new] == [("takedown", "removed")]
 
 
 def list_rejected(out: Path) -> list[str]:

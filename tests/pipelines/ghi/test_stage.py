@@ -19,6 +19,7 @@ from pipelines.ghi.stage import GhiWork
 from pipelines.images import decode_image, perceptual_hash
 from pipelines.record import KILLED_WORKER, WORKER_STAGE, ledger_to_table, rejected_to_table, samples_to_table
 from pipelines.sampling import Sampler
+from pipelines.taken import Entry, Takedowns, unsettled
 from pipelines.work import ShardCancelledError, ShardContext, ShardResult, ShardTask
 from prompts.grammar import Grammar, load_grammar
 from prompts.sampling import prompt_at
@@ -166,6 +167,14 @@ def through_disk(result: ShardResult) -> ShardResult:
         ledger=table_to_ledger(ledger_to_table(result.ledger)),
         short=result.short,
     )
+
+
+@pytest.mark.parametrize("slot", [100, 103, 105])
+def test_a_shard_grown_after_a_takedown_equals_one_made_at_once(build: Build, fresh: ShardResult, slot: int) -> None:
+    taken = Takedowns((Entry("key", key(slot)),))
+    short = taken.apply(build()(ShardContext(task(6, 1))), 3)
+    grown = build()(ShardContext(task(extend=True), previous=unsettled(through_disk(short))))
+    assert_same(taken.apply(grown, 3), taken.apply(fresh, 3))
 
 
 def test_growing_samples_nothing_again(build: Build) -> None:

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pandas import read_parquet
 
-from pipelines import cli, dataset
+from pipelines import cli, dataset, open_dataset
 from pipelines.config import UserError
 from pipelines.humanart.config import ImportConfig, LimitsConfig
 from pipelines.humanart.job import ImageSet, plan_import, run_import
@@ -195,3 +196,32 @@ def test_reasons_are_in_the_status(out: Path) -> None:
     assert found.source == "human-art"
     assert {f"{stage}: {reason}" for stage, reason in REJECTED.values()} <= found.reasons.keys()
     assert Store(str(out)).exists("annotations/coco.json")
+
+
+def test_what_was_taken_down_is_in_no_copy_of_the_annotations_and_never_comes_back(
+    drawn: Path, cluster: str, tmp_path: Path
+) -> None:
+    once, grown = tmp_path / "once", tmp_path / "grown"
+    assert humanart(drawn, once) == 0
+    first, *_, last = keys(once)
+    urls = {row["key"]: row["origin"]["url"] for row in read_rows(once)}
+    assert cli.main(["takedown", str(once), "--key", first, "--url", urls[last]]) == 0
+    assert humanart(drawn, grown, "--n", "3") == 0
+    assert cli.main(["takedown", str(grown), "--key", first, "--url", urls[last]]) == 1  # the last is not there yet
+    assert humanart(drawn, grown) == 0
+    shards_of = {name for name in tables(once) if not name.startswith("annotations/")}
+    assert {name: tables(grown)[name] for name in shards_of} == {name: tables(once)[name] for name in shards_of}
+    for out in (once, grown):
+        assert not {first, last} & set(keys(out))
+        for path in sorted((out / "annotations").glob("*.parquet")):
+            records = read_parquet(path).to_dict("records")
+            assert not [record for record in records if urls[last] in (record["image"] or "")]
+            assert {record["image"] for record in records if f"humanart-{record['name']}" == first} <= {None}
+    (once / "done/00000000.json").unlink()
+    assert humanart(drawn, once) == 0
+    assert {name: tables(once)[name] for name in shards_of} == {name: tables(grown)[name] for name in shards_of}
+
+
+def read_rows(out: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = open_dataset(str(out)).table(["key", "origin"]).to_pylist()
+    return rows
