@@ -379,6 +379,42 @@ def models_check(
     return 1 if any(model.state in ("missing", "damaged") for model in shown) else 0
 
 
+@models_app.command(
+    "train",
+    epilog=examples(
+        "humansd models train mini-mm --run runs/mini-mm",
+        "humansd models train rtmdet-tiny-humanart --root HumanArt --run runs/rtmdet-tiny",
+        "humansd models train rtmpose-m-humanart --root HumanArt --run runs/rtmpose-m --set train_cfg.max_epochs=210",
+    ),
+)
+def models_train(
+    name: Annotated[str, typer.Argument(help="mini-mm, or an RTMDet, RTMPose or HRNet of `models list`.")],
+    run: Annotated[Path, typer.Option(metavar="DIR", help="Checkpoints, logs and results; the same folder goes on.")],
+    root: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Your copy of Human-Art, or a set laid out like it.")
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Start from this checkpoint, not a pretrained backbone.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the mmengine config.")
+    ] = None,
+    json: options.Json = False,
+) -> None:
+    """Train a detector with mmdet or mmpose: mini-mm on figures drawn here, others on your own copy of Human-Art.
+
+    RTMDet finds people, RTMPose and HRNet their poses, by mmengine's Runner. The same command again goes on from the
+    last checkpoint. Prints the weights, as safetensors, and their SHA-256. One process a GPU: start it with torchrun.
+    """
+    from pipelines.train_detector import train_detector
+
+    for done in train_detector(name, run, root, weights, set_ or []):
+        if json:
+            options.print_json(dataclasses.asdict(done))
+        else:
+            print(f"{done.sha256}  {done.path}")
+
+
 def _print_models(models: list[Model], json: bool) -> None:
     for model in models:
         if json:

@@ -1,11 +1,12 @@
 """How good the miniature models are: what `humansd evaluate mini` measures.
 
 Samples are first attempts before any gate. The judges, mini-pose and mini-CLIP, were trained on drawn pictures only,
-and the seeds here are none that any training used.
+and the seeds here are none that any training used. mini-mm is measured beside them where mmdet and mmpose are installed.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -40,15 +41,19 @@ Progress = Callable[[str], None]
 
 
 def run(out: Path, prompts: int = 500, drawings: int = 1000, progress: Progress = lambda _: None) -> dict[str, Any]:
-    """Measure all three miniature models, write `mini.json`, `mini.md` and `mini.png` under `out`, return the figures.
+    """Measure all miniature models, write `mini.json`, `mini.md` and `mini.png` under `out`, return the figures.
 
-    prompts: grammar prompts that are sampled once each; drawings: held-out drawn pictures for mini-pose.
+    prompts: grammar prompts that are sampled once each; drawings: held-out drawn pictures for mini-pose and mini-mm.
     """
     out.mkdir(parents=True, exist_ok=True)
     scorer = ClipScorer()
     scenes = scene_prototypes(scorer)
-    progress(f"mini-pose on {drawings} drawn pictures")
-    pose, wide = judge_pose(drawings, wide=False), judge_pose(drawings, wide=True)
+    progress(f"pose detectors on {drawings} drawn pictures")
+    poses = {
+        f"{name.replace('-', '_')}{'_wide' if wide else ''}": asdict(judge_pose(name, drawings, wide=wide))
+        for name in pose_detectors()
+        for wide in (False, True)
+    }
     progress("mini-CLIP on drawn pictures")
     drawn = judge_clip(scorer, scenes)
     asked = [prompt_at(load_grammar(), PROMPT_SEED, index) for index in range(prompts)]
@@ -67,8 +72,7 @@ def run(out: Path, prompts: int = 500, drawings: int = 1000, progress: Progress 
         "right_scene": float(np.mean([told[i] == prompt.scene for i, prompt in enumerate(asked)])),
         "clip_score": float(scorer.score(images, [prompt.text for prompt in asked]).mean()),
         "seconds_per_image": seconds,
-        "mini_pose": asdict(pose),
-        "mini_pose_wide": asdict(wide),
+        **poses,
         "mini_clip_drawn": drawn,
     }
     (out / "mini.json").write_text(json.dumps(figures, indent=2) + "\n")
@@ -110,8 +114,14 @@ def scene_prototypes(scorer: ClipScorer) -> NDArray[np.float32]:
     return unit(np.stack(means))
 
 
-def judge_pose(count: int, wide: bool) -> KeypointScores:
-    """Compare mini-pose with what was drawn, on `count` held-out pictures of which one in twelve shows nobody.
+def pose_detectors() -> tuple[str, ...]:
+    """The detectors that know the drawn world; mini-mm needs mmdet and mmpose."""
+    installed = importlib.util.find_spec("mmdet") and importlib.util.find_spec("mmpose")
+    return ("mini-pose", "mini-mm") if installed else ("mini-pose",)
+
+
+def judge_pose(name: str, count: int, wide: bool) -> KeypointScores:
+    """Compare a detector with what was drawn, on `count` held-out pictures of which one in twelve shows nobody.
 
     wide: figures bent and turned any way, half over the edge and one before the other, which no prompt asks for.
     """
@@ -119,7 +129,7 @@ def judge_pose(count: int, wide: bool) -> KeypointScores:
     for index in range(count):
         rng = np.random.default_rng((DRAWING_SEED, index))
         drawings.append(draw(replace(random_world(rng), wide=wide), rng))
-    found = load_detector("mini-pose").detect([drawing.image for drawing in drawings])
+    found = load_detector(name).detect([drawing.image for drawing in drawings])
     return evaluate_people([drawing.people for drawing in drawings], found, 64)
 
 
@@ -147,8 +157,7 @@ def judge_clip(scorer: ClipScorer, scenes: NDArray[np.float32], count: int = 500
 
 def markdown(figures: dict[str, Any]) -> str:
     """The figures as a Markdown table."""
-    pose, drawn = figures["mini_pose"], figures["mini_clip_drawn"]
-    wide = figures["mini_pose_wide"]
+    drawn = figures["mini_clip_drawn"]
     by_people = ", ".join(f"{n}: {share:.1%}" for n, share in figures["right_number_by_people"].items())
     rows = [
         (
@@ -159,15 +168,26 @@ def markdown(figures: dict[str, Any]) -> str:
         ("samples in the asked scene (mini-CLIP)", f"{figures['right_scene']:.1%}"),
         ("CLIP score of samples", f"{figures['clip_score']:.1f}"),
         ("seconds an image", f"{figures['seconds_per_image']:.2f}"),
-        (f"mini-pose AP (OKS .50:.95) on {pose['pictures']} drawn pictures", f"{pose['ap']:.3f}"),
-        ("mini-pose false people", f"{pose['false_people']:.1%}"),
-        ("mini-pose right number of people", f"{pose['count_accuracy']:.1%}"),
-        ("mini-pose left/right exchanged", f"{pose['swap_rate']:.1%}"),
-        ("mini-pose AP on figures bent and turned any way, overlapping, cut off", f"{wide['ap']:.3f}"),
+        *(row for name in ("mini-pose", "mini-mm") for row in pose_rows(name, figures)),
         ("mini-CLIP scene of drawn pictures", f"{drawn['scene']:.1%}"),
         ("mini-CLIP own caption among 64", f"{drawn['caption_of_64']:.1%}"),
     ]
     return "| measured | value |\n|---|---|\n" + "".join(f"| {name} | {value} |\n" for name, value in rows)
+
+
+def pose_rows(name: str, figures: dict[str, Any]) -> list[tuple[str, str]]:
+    """What was measured of a pose detector; nothing where it was not."""
+    key = name.replace("-", "_")
+    if key not in figures:
+        return []
+    pose, wide = figures[key], figures[f"{key}_wide"]
+    return [
+        (f"{name} AP (OKS .50:.95) on {pose['pictures']} drawn pictures", f"{pose['ap']:.3f}"),
+        (f"{name} false people", f"{pose['false_people']:.1%}"),
+        (f"{name} right number of people", f"{pose['count_accuracy']:.1%}"),
+        (f"{name} left/right exchanged", f"{pose['swap_rate']:.1%}"),
+        (f"{name} AP on figures bent and turned any way, overlapping, cut off", f"{wide['ap']:.3f}"),
+    ]
 
 
 def write_grid(path: Path, asked: list[Prompt], images: Images, columns: int = 10) -> None:

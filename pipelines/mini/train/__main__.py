@@ -1,9 +1,9 @@
-"""`python -m pipelines.mini.train vae|pose|clip|diffusion --run DIR` trains a model; `assemble` ships them."""
+"""`python -m pipelines.mini.train vae|pose|mm|clip|diffusion --run DIR` trains a model; `assemble` ships them."""
 
 import importlib
 import sys
 
-MODELS = ("vae", "pose", "clip", "diffusion", "assemble")
+MODELS = ("vae", "pose", "mm", "clip", "diffusion", "assemble")
 
 
 def main(argv: list[str]) -> None:
