@@ -11,18 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from detectors.weights import CHECKPOINTS
 from pipelines.config import UserError
 
 MINI: Final = "mini-mm"
-_RTMPOSE: Final = "mmpose::body_2d_keypoint/rtmpose/humanart"
-_HRNET: Final = "mmpose::body_2d_keypoint/topdown_heatmap/humanart"
-CONFIGS: Final = {
-    **{f"rtmdet-{size}-humanart": f"rtmdet_{size}_humanart.py" for size in ("tiny", "s")},
-    **{f"rtmpose-{size}-humanart": f"{_RTMPOSE}/rtmpose-{size}_8xb256-420e_humanart-256x192.py" for size in "tsml"},
-    "hrnet-w32-humanart": f"{_HRNET}/td-hm_hrnet-w32_8xb64-210e_humanart-256x192.py",
-    "hrnet-w48-humanart": f"{_HRNET}/td-hm_hrnet-w48_8xb32-210e_humanart-256x192.py",
-}
-"""Detector → its config: of our own, or inside the wheel of mmpose."""
+FAMILIES: Final = ("rtmdet", "rtmpose", "hrnet")
+"""Families whose configs train as they are: YOLOX's wrap their dataset, ViTPose's name parts that are not installed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +37,23 @@ def train_detector(
     root: the user's copy of Human-Art. weights: a checkpoint to start from. overrides: `key=value` of the config.
     Raises UserError and the detectors' own errors, in one line, before anything is computed.
     """
-    if name != MINI and name not in CONFIGS:
-        raise UserError(f"no recipe for {name!r}; those that can be trained: {', '.join([MINI, *CONFIGS])}")
+    if name not in (known := (MINI, *recipes())):
+        raise UserError(f"no recipe for {name!r}; those that can be trained: {', '.join(known)}")
     if name == MINI and (root is not None or weights is not None):
         raise UserError(f"{MINI} learns from figures drawn here: leave --root and --weights out")
     if name != MINI and root is None:
         raise UserError(f"{name} is trained on your own copy of Human-Art: give its folder as --root DIR")
-    given = [_parse(override) for override in overrides]
+    given = [parse(override) for override in overrides]
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the network for a newer version
     with contextlib.redirect_stdout(sys.stderr):  # where mmengine logs and pycocotools prints
         return list(_train(name, run, root, weights, given))
+
+
+def recipes() -> dict[str, str]:
+    """The detectors trained on Human-Art that can be trained again: name → config."""
+    return {
+        one.name: one.config for one in CHECKPOINTS if one.config is not None and one.name.startswith(FAMILIES)
+    }
 
 
 def _train(
@@ -67,7 +68,7 @@ def _train(
     from detectors import mm, train
 
     found = train.find_set(root)
-    config = mm.read_config(CONFIGS[name] if "::" in CONFIGS[name] else str(mm.CONFIGS / CONFIGS[name]))
+    config = mm.read_config(recipes()[name])
     for key, value in overrides:
         train.override(config, key, value)
     path = run / f"{name.replace('-', '_')}.safetensors"
@@ -75,7 +76,7 @@ def _train(
     yield Trained(name, str(path), path.stat().st_size, sha256)
 
 
-def _parse(override: str) -> tuple[str, object]:
+def parse(override: str) -> tuple[str, object]:
     """`key=value` with a TOML value; what is none is taken as a word."""
     key, equals, text = override.partition("=")
     if not equals or not key.strip():

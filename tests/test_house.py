@@ -95,5 +95,5 @@ def test_every_test_mirrors_the_tree() -> None:
 def test_nothing_large_is_tracked() -> None:
     sizes = {file: (ROOT / file).stat().st_size for file in tracked() if (ROOT / file).is_file()}
     weights = sum(size for file, size in sizes.items() if file.endswith(".safetensors"))
-    assert weights <= 25_000_000
+    assert weights <= 40_000_000
     assert not [file for file, size in sizes.items() if size > 12_000_000]

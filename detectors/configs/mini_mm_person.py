@@ -4,7 +4,7 @@ _base_ = "mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py"
 
 size = (96, 96)
 batch_size = 12
-max_iters = 1600
+max_iters = 2500
 base_lr = 1e-3
 
 model = dict(

@@ -61,9 +61,9 @@ def config() -> Any:
 
 
 def short(name: str, steps: int) -> Any:
-    from detectors.mm import CONFIGS, read_config
+    from detectors.mm import read_config
 
-    config = read_config(str(CONFIGS / name))
+    config = read_config(f"detectors::{name}")
     for key, value in (
         ("train_cfg.max_iters", steps),
         ("train_dataloader.batch_size", 2),

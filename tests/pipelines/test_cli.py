@@ -70,6 +70,7 @@ def test_there_are_the_commands_that_there_should_be() -> None:
         "plan",
         "models list",
         "models fetch",
+        "models train",
         "models check",
     }
 

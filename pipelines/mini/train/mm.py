@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import torch
 
-from detectors.mm import CONFIGS, read_config
+from detectors.mm import read_config
 from detectors.train import curve, export, find_set, override, train
 from pipelines.mini.train.common import RESULTS
 from pipelines.mini.train.mm_data import write_set
@@ -51,7 +51,7 @@ def train_mini_mm(
     write_set(run / "drawn", SEED, training, validation)
     done = []
     for part in parts:
-        config = read_config(str(CONFIGS / f"mini_mm_{part}.py"))
+        config = read_config(f"detectors::mini_mm_{part}.py")
         for key, value in overrides:
             override(config, key, value)
         checkpoint = train(config, find_set(run / "drawn"), run / part)

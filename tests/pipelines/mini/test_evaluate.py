@@ -16,8 +16,9 @@ MINI = Path(evaluate.__file__).parent
 def test_the_shipped_models_are_small_and_hold_no_pickle() -> None:
     detectors = MINI.parent.parent / "detectors"
     weights = [*MINI.rglob("*.safetensors"), *detectors.glob("*.safetensors")]
-    assert len(weights) == 5  # UNet, autoencoder, text encoder, CLIP, pose
-    assert sum(path.stat().st_size for path in weights) < 25e6
+    assert len(weights) == 7  # UNet, autoencoder, text encoder, CLIP, pose; mini-mm's person and pose
+    assert sum(path.stat().st_size for path in weights if path.name.startswith("mini_mm")) < 15e6
+    assert sum(path.stat().st_size for path in weights if not path.name.startswith("mini_mm")) < 25e6
     assert not [path for path in MINI.rglob("*") if path.suffix in (".bin", ".pt", ".ckpt", ".pkl")]
     assert not [path for path in MINI.rglob("*.json") if "_name_or_path" in path.read_text()]
 
@@ -51,3 +52,4 @@ def test_the_miniature_models_reach_their_bars(tmp_path: Path) -> None:
     assert figures["right_scene"] >= 0.90
     assert figures["mini_pose"]["ap"] >= 0.75
     assert figures["mini_pose"]["false_people"] <= 0.03
+    assert figures["mini_mm"]["ap"] >= 0.5
