@@ -13,7 +13,7 @@ ALONE: Final = {
     "higherhrnet-w48": "higherhrnet-w48-humanart",
 }
 """Detectors of one network, and their checkpoints."""
-PAIRS: Final[dict[str, tuple[str, str]]] = {}
+PAIRS: Final = {"mini-mm": ("mini-mm-person", "mini-mm-pose")}
 """Short names of a person and a pose checkpoint."""
 SUFFIX: Final = "-humanart"
 """Ending of the checkpoints that go by their name without it."""

@@ -45,8 +45,8 @@ class AnnotatedSet:
 def find_set(root: Path) -> AnnotatedSet:
     """Find annotations and images of a copy of Human-Art, or of a set laid out like it.
 
-    root: the folder that holds `annotations/`; its images may be named from there, from its parent (`HumanArt/images/…`)
-    or from its `images/`. Raises TrainingError naming what is missing.
+    root: the folder that holds `annotations/`. Images may be named from there, from its parent (`HumanArt/images/…`) or
+    from its `images/`. Raises TrainingError naming what is missing.
     """
     training, validation = (root / "annotations" / f"{split}_humanart.json" for split in SPLITS)
     for path in (training, validation):
@@ -110,10 +110,10 @@ def configure(config: Any, data: AnnotatedSet, run: Path) -> None:
     config.launcher = "pytorch" if "LOCAL_RANK" in os.environ else "none"
     if not torch.cuda.is_available():
         config.env_cfg.dist_cfg.backend = "gloo"
-    for name, annotations in (("train_dataloader", data.training), ("val_dataloader", data.validation)):
+    for name, path in (("train_dataloader", data.training), ("val_dataloader", data.validation)):
         loader = config[name]
         loader.dataset.data_root = ""
-        loader.dataset.ann_file = str(annotations.absolute())
+        loader.dataset.ann_file = str(path.absolute())
         loader.dataset.data_prefix = {"img": str(data.images.absolute())}
         loader.num_workers = min(loader.num_workers, os.cpu_count() or 1)
         loader.persistent_workers = loader.num_workers > 0

@@ -51,9 +51,7 @@ def train_detector(
 
 def recipes() -> dict[str, str]:
     """The detectors trained on Human-Art that can be trained again: name → config."""
-    return {
-        one.name: one.config for one in CHECKPOINTS if one.config is not None and one.name.startswith(FAMILIES)
-    }
+    return {one.name: one.config for one in CHECKPOINTS if one.config is not None and one.name.startswith(FAMILIES)}
 
 
 def _train(

@@ -1,7 +1,7 @@
 """How good the miniature models are: what `humansd evaluate mini` measures.
 
 Samples are first attempts before any gate. The judges, mini-pose and mini-CLIP, were trained on drawn pictures only,
-and the seeds here are none that any training used. mini-mm is measured beside them where mmdet and mmpose are installed.
+and the seeds here are none that any training used. mini-mm is measured too where mmdet and mmpose are installed.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Draws an annotated set into DIR/drawn, trains mmdet's RTMDet and mmpose's RTMPose on it (`detectors/train.py`), each in
 its own folder, and writes DIR/mini_mm_person.safetensors and DIR/mini_mm_pose.safetensors (averaged weights, float16);
-copy those beside detectors/mm.py to ship them. `python -m pipelines.mini.train mm --run DIR --only pose` trains one alone.
+copy those beside detectors/mm.py to ship them. `python -m pipelines.mini.train mm --run DIR --only pose` trains one.
 """
 
 from __future__ import annotations
