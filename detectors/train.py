@@ -115,6 +115,7 @@ def configure(config: Any, data: AnnotatedSet, run: Path) -> None:
         loader.dataset.data_root = ""
         loader.dataset.ann_file = str(path.absolute())
         loader.dataset.data_prefix = {"img": str(data.images.absolute())}
+        loader.dataset.pop("bbox_file", None)  # boxes of one published detector: validation takes the annotated ones
         loader.num_workers = min(loader.num_workers, os.cpu_count() or 1)
         loader.persistent_workers = loader.num_workers > 0
     config.val_evaluator.ann_file = str(data.validation.absolute())

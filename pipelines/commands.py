@@ -382,9 +382,9 @@ def models_check(
 @models_app.command(
     "train",
     epilog=examples(
-        "humansd models train mini-mm --run runs/mini-mm",
-        "humansd models train rtmdet-tiny-humanart --root HumanArt --run runs/rtmdet-tiny",
-        "humansd models train rtmpose-m-humanart --root HumanArt --run runs/rtmpose-m --set train_cfg.max_epochs=210",
+        "humansd models train mini-mm --run mini-mm",
+        "humansd models train rtmdet-tiny-humanart --root HumanArt --run rtmdet",
+        "humansd models train rtmpose-m-humanart --root HumanArt --run rtmpose",
     ),
 )
 def models_train(
@@ -396,15 +396,14 @@ def models_train(
     weights: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Start from this checkpoint, not a pretrained backbone.")
     ] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the mmengine config.")
-    ] = None,
+    set_: options.Set = None,
     json: options.Json = False,
 ) -> None:
     """Train a detector with mmdet or mmpose: mini-mm on figures drawn here, others on your own copy of Human-Art.
 
     RTMDet finds people, RTMPose and HRNet their poses, by mmengine's Runner. The same command again goes on from the
-    last checkpoint. Prints the weights, as safetensors, and their SHA-256. One process a GPU: start it with torchrun.
+    last checkpoint. Keys for --set are those of the mmengine config, such as train_cfg.max_epochs. Prints the weights,
+    as safetensors, and their SHA-256. One process a GPU: start it with torchrun.
     """
     from pipelines.train_detector import train_detector
 

@@ -33,7 +33,7 @@ def test_its_samples_pass_all_gates_of_the_job() -> None:
     assert len(made.accepted) == 3
     for sample in made.accepted:
         assert sample.prompt is not None
-        assert len(sample.people) == sample.prompt.num_people
+        assert len(sample.people) == sample.prompt["num_people"]
         assert all((person.keypoints[:, 2] >= config.gates.keypoint_threshold).sum() >= 5 for person in sample.people)
 
 
