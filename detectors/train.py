@@ -100,8 +100,8 @@ def _own_types() -> list[Any]:
         return getattr(HistoryBuffer, name)
 
     dtypes = [type(np.dtype(code)) for code in "?bBhHiIlLqQefdSU"]
-    numpy = [np.ndarray, np.dtype, *dtypes, np.core.multiarray._reconstruct, np.core.multiarray.scalar]
-    return [HistoryBuffer, (method_of_history, "builtins.getattr"), *numpy]
+    rebuilders = [value.__reduce__()[0] for value in (np.zeros(1), np.float64(0))]
+    return [HistoryBuffer, (method_of_history, "builtins.getattr"), np.ndarray, np.dtype, *dtypes, *rebuilders]
 
 
 def configure(config: Any, data: AnnotatedSet, run: Path) -> None:

@@ -57,6 +57,8 @@ def test_full_size_networks_train_on_a_set_laid_out_like_human_art(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("mmpose")
+    import torch
+
     from detectors.mm import ModelFiles, build
     from pipelines.mini.train.mm_data import write_set
 
@@ -71,7 +73,7 @@ def test_full_size_networks_train_on_a_set_laid_out_like_human_art(
     assert done["sha256"] == weights.digest(Path(done["path"]))
     config = weights.get(name).config
     assert config is not None
-    build(ModelFiles(config, Path(done["path"])), "mmdet" if name.startswith("rtmdet") else "mmpose", "cpu")
+    build(ModelFiles(config, Path(done["path"])), "mmdet" if name.startswith("rtmdet") else "mmpose", torch.device("cpu"))
 
 
 def write_start(name: str, path: Path) -> None:
