@@ -1,3 +1,4 @@
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,13 @@ def test_pictures_of_a_prompt_are_sampled_and_gridded(tmp_path: Path) -> None:
     assert seconds > 0
     evaluate.write_grid(tmp_path / "grid.png", asked, images)
     assert (tmp_path / "grid.png").stat().st_size > 1000
+
+
+def test_detectors_stand_beside_each_other_where_both_were_measured() -> None:
+    scores = asdict(evaluate.judge_pose("mini-pose", 4, wide=False))
+    figures = {"mini_pose": scores, "mini_pose_wide": scores}
+    assert [name.split()[0] for name, _ in evaluate.pose_rows("mini-pose", figures)] == ["mini-pose"] * 5
+    assert evaluate.pose_rows("mini-mm", figures) == []
 
 
 @pytest.mark.slow
