@@ -73,7 +73,8 @@ def test_full_size_networks_train_on_a_set_laid_out_like_human_art(
     assert done["sha256"] == weights.digest(Path(done["path"]))
     config = weights.get(name).config
     assert config is not None
-    build(ModelFiles(config, Path(done["path"])), "mmdet" if name.startswith("rtmdet") else "mmpose", torch.device("cpu"))
+    scope = "mmdet" if name.startswith("rtmdet") else "mmpose"
+    build(ModelFiles(config, Path(done["path"])), scope, torch.device("cpu"))
 
 
 def write_start(name: str, path: Path) -> None:
