@@ -1,11 +1,7 @@
-<<<<<<< HEAD
-"""RTMDet-tiny as trained on Human-Art: mmdet's COCO network, 640 pixels; people are the first of its 80 classes."""
-=======
 """RTMDet-tiny for Human-Art: mmdet's own COCO network and schedule, 640 pixels, one class.
 
 Published weights keep COCO's 80 outputs, of which people are the first; the loader takes the number from the weights.
 """
->>>>>>> 3b142d0 (mini-mm: figures, docs, tests)
 
 _base_ = "mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py"
 
