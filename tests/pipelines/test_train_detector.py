@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -73,7 +73,7 @@ def test_full_size_networks_train_on_a_set_laid_out_like_human_art(
     assert done["sha256"] == weights.digest(Path(done["path"]))
     config = weights.get(name).config
     assert config is not None
-    scope = "mmdet" if name.startswith("rtmdet") else "mmpose"
+    scope: Literal["mmdet", "mmpose"] = "mmdet" if name.startswith("rtmdet") else "mmpose"
     build(ModelFiles(config, Path(done["path"])), scope, torch.device("cpu"))
 
 
