@@ -2,15 +2,67 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.config import UserError
+
+MINI: Final = "mini"
 MINI_CLIP: Final = Path(__file__).parent / "mini" / "clip"
 """The miniature CLIP: it knows the drawn world only."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClipCheckpoint:
+    """A CLIP, pinned. name: 'mini' or the folder's own; source: 'mini' or its absolute path; sha256: of its files."""
+
+    name: str
+    source: str
+    sha256: str
+
+    @property
+    def pinned(self) -> str:
+        """What of it decides scores: the name, and what the files say; not where they lie."""
+        return f"{self.name} sha256:{self.sha256}"
+
+    def folder(self) -> Path:
+        """Return the folder on this machine. Raises UserError where it is not there or not the one that was pinned."""
+        folder = MINI_CLIP if self.source == MINI else Path(self.source)
+        if not folder.is_dir():
+            raise UserError(f"CLIP folder {folder} is not on this machine; every node needs it at the same path")
+        if _digest(folder) != self.sha256:
+            raise UserError(f"CLIP folder {folder} changed since the job began")
+        return folder
+
+
+def resolve_clip(name: str) -> ClipCheckpoint:
+    """Pin the CLIP that `score.clip_model` names: 'mini', or a folder in transformers layout.
+
+    Raises UserError where there is no such folder or no CLIP in it.
+    """
+    folder = MINI_CLIP if name == MINI else Path(name).expanduser().resolve()
+    if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
+        raise UserError(
+            f"score.clip_model={name}: no folder of a CLIP in safetensors; 'mini' knows drawn pictures, others are "
+            "fetched with: hf download openai/clip-vit-large-patch14 --local-dir DIR"
+        )
+    return ClipCheckpoint(folder.name if name != MINI else MINI, MINI if name == MINI else str(folder), _digest(folder))
+
+
+def _digest(folder: Path) -> str:
+    """The sha256 (hex) over every file that decides a CLIP's scores."""
+    total = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix in (".json", ".txt", ".safetensors"):
+            with path.open("rb") as file:
+                total.update(f"{path.name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return total.hexdigest()
 
 
 class ClipScorer:

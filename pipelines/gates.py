@@ -40,7 +40,7 @@ class GatesConfig:
     min_keypoint_score: float | None = key(None, "identity", "lowest mean keypoint confidence (0-1) of a person")
     min_person_size: float | None = key(None, "identity", "smallest person: longer box side as share of the image's")
     max_truncation: float | None = key(None, "identity", "largest share (0-1) of a person's box sides on the border")
-    min_clip_score: float | None = key(None, "identity", "lowest CLIP score of image and caption, where measured")
+    min_clip_score: float | None = key(None, "identity", "lowest CLIP score of image and caption (100 x cosine)")
 
 
 class Rejection(NamedTuple):

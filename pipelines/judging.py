@@ -52,6 +52,12 @@ class Seen(Failing, Protocol):
     nsfw: float | None
 
 
+class Scored(Seen, Protocol):
+    """A row whose image and caption were compared by CLIP; None where that is not measured."""
+
+    clip_score: float | None
+
+
 F = TypeVar("F", bound=Failing)
 
 
@@ -101,10 +107,10 @@ def score_safety(rows: Sequence[Seen], scorer: SafetyScorer) -> None:
         row.nsfw = score
 
 
-def verdict(row: Seen, asked_people: int, gates: GatesConfig) -> tuple[dict[str, float | None], Rejection | None]:
+def verdict(row: Scored, asked_people: int, gates: GatesConfig) -> tuple[dict[str, float | None], Rejection | None]:
     """Measure a row that the steps have filled in, and ask the gates."""
     measured = measure(row.pixels, row.people, gates, row.finite)
-    measured["nsfw"] = row.nsfw
+    measured |= {"nsfw": row.nsfw, "clip_score": row.clip_score}
     return measured, judge(measured, asked_people, gates)
 
 
@@ -138,7 +144,7 @@ def judge_without_image(row: LedgerRow, gates: GatesConfig, still: Unchanged) ->
     """Why a candidate whose image was not kept is rejected under other gates; None where that cannot be told."""
     if row.stage in BEFORE_AN_IMAGE:
         return Rejection(row.stage, row.reason)
-    if not row.measured:  # its detection raised
+    if not row.measured:  # a step that looks at the image raised
         return None
     measured = {"finite": None, "people": None} | still.measured(row.measured)
     found = judge(measured, row.asked_people or 0, gates)

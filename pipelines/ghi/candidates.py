@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from detectors.types import Detector, Person
+from pipelines.clip import ClipScorer
 from pipelines.gates import SAFETY, Rejection
 from pipelines.ghi.config import GhiConfig
 from pipelines.ghi.outcomes import SURPLUS, Outcome, key_of
@@ -41,6 +42,7 @@ class Row:
     phash: int = field(init=False)
     people: tuple[Person, ...] = field(init=False)
     nsfw: float | None = None
+    clip_score: float | None = None
     failure: Rejection | None = None
 
     @property
@@ -53,13 +55,20 @@ class CandidateMaker:
     """The models of a worker, and the steps that use them."""
 
     def __init__(
-        self, config: GhiConfig, grammar: Grammar, sampler: Sampler, detector: Detector, identity_hash: str
+        self,
+        config: GhiConfig,
+        grammar: Grammar,
+        sampler: Sampler,
+        detector: Detector,
+        identity_hash: str,
+        clip: ClipScorer | None = None,
     ) -> None:
         self.config = config
         self.grammar = grammar
         self.sampler = sampler
         self.detector = detector
         self.safety = SafetyScorer(config.sampler.threads) if config.gates.max_nsfw is not None else None
+        self.clip = clip
         self.identity_hash = identity_hash
         self.steps = Steps(self._harmless_row)
 
@@ -81,6 +90,7 @@ class CandidateMaker:
             self.steps.run("encode", self._encode, rows)
             self.steps.run("detect", self._detect, rows)
             self.steps.run("safety", self._score, rows)
+            self.steps.run("clip", self._compare, rows)
         return [self._outcome(row, shard) for row in rows]
 
     def _harmless_row(self) -> Row:
@@ -122,6 +132,15 @@ class CandidateMaker:
     def _score(self, rows: Sequence[Row]) -> None:
         if self.safety is not None:
             score_safety(rows, self.safety)
+
+    def _compare(self, rows: Sequence[Row]) -> None:
+        """CLIP scores, in full batches as everything else: another number of images could change bits."""
+        if self.clip is not None:
+            padding = self.sampler.batch_size - len(rows)
+            images = [row.pixels for row in rows] + [np.zeros_like(rows[0].pixels)] * padding
+            scores = self.clip.score(images, [row.prompt.text for row in rows] + [""] * padding)
+            for row, score in zip(rows, scores[: len(rows)], strict=True):
+                row.clip_score = float(score)
 
     def _outcome(self, row: Row, shard: int) -> Outcome:
         gates = self.config.gates
@@ -184,6 +203,7 @@ class CandidateMaker:
                 seed=self.config.seed,
                 attempt=row.candidate.attempt,
             ),
+            clip_score=row.clip_score,
             nsfw=row.nsfw,
             phash=row.phash,
         )

@@ -21,6 +21,15 @@ class GrammarConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class ScoreConfig:
+    """The `[score]` table. What a model says is identity by its digest, wherever it lies."""
+
+    clip_model: str | None = key(
+        None, "runtime", "CLIP that scores image and caption: 'mini' or a transformers folder; none: not measured"
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class OutputConfig:
     """The `[output]` table."""
 
@@ -49,6 +58,7 @@ class GhiConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     detector: DetectorConfig = field(default_factory=DetectorConfig)
+    score: ScoreConfig = field(default_factory=ScoreConfig)
     gates: GatesConfig = field(default_factory=GatesConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
 
@@ -58,3 +68,5 @@ class GhiConfig:
                 raise ValueError(f"{name} must be at least 1")
         if not 1 <= self.output.quality <= 100:
             raise ValueError("output.quality must be 1-100")
+        if self.gates.min_clip_score is not None and self.score.clip_model is None:
+            raise ValueError("gates.min_clip_score needs a CLIP: set score.clip_model")

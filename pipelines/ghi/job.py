@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.checkpoint import Checkpoint, resolve
+from pipelines.clip import ClipCheckpoint, ClipScorer, resolve_clip
 from pipelines.config import UserError, identity, plain
 from pipelines.detector import check_detector, detector_digests, load_pinned
 from pipelines.ghi.config import GhiConfig
@@ -35,6 +36,7 @@ class MakeGhiWork:
     grammar_digest: str
     detector_digests: Mapping[str, str]
     grammar_files: Mapping[str, bytes] = field(default_factory=dict)
+    clip: ClipCheckpoint | None = None
 
     def __call__(self) -> GhiWork:
         """Load grammar, sampler and detector. Raises UserError where they cannot be had on this machine."""
@@ -50,7 +52,8 @@ class MakeGhiWork:
         grammar = self._grammar()
         sampler = Sampler(self.checkpoint, config.sampler, device)
         detector = load_pinned(config.detector, device, self.detector_digests)
-        maker = CandidateMaker(config, grammar, sampler, detector, self.identity_hash)
+        clip = None if self.clip is None else ClipScorer(self.clip.folder(), device)
+        maker = CandidateMaker(config, grammar, sampler, detector, self.identity_hash, clip)
         return GhiWork(maker, overlap=device == "cuda")
 
     def _grammar(self) -> Grammar:
@@ -87,20 +90,26 @@ def prepare(config: GhiConfig) -> MakeGhiWork:
         raise UserError(str(error)) from error
     checkpoint = resolve(config.model)
     detector = detector_digests(config.detector)
+    clip = None if config.score.clip_model is None else resolve_clip(config.score.clip_model)
+    pinned = clip.pinned if clip else None
     return MakeGhiWork(
         config=config,
         checkpoint=checkpoint,
-        identity_hash=identity_of(config, grammar.digest, checkpoint, detector)[1],
+        identity_hash=identity_of(config, grammar.digest, checkpoint, detector, pinned)[1],
         grammar_digest=grammar.digest,
         detector_digests=detector,
         grammar_files={} if config.grammar.dir is None else read_grammar_files(config.grammar.dir),
+        clip=clip,
     )
 
 
 def identity_of(
-    config: GhiConfig, grammar_digest: str, checkpoint: Checkpoint, detector: Mapping[str, str]
+    config: GhiConfig, grammar_digest: str, checkpoint: Checkpoint, detector: Mapping[str, str], clip: str | None
 ) -> tuple[dict[str, Any], str]:
-    """Return what decides the bytes of a GHI dataset: identity keys, and everything they name pinned by content."""
+    """Return what decides the bytes of a GHI dataset: identity keys, and everything they name pinned by content.
+
+    detector: `detector_digests`. clip: `ClipCheckpoint.pinned`; None where no CLIP score is measured.
+    """
     from pipelines.safety import classifier_version
 
     extra = {
@@ -108,6 +117,7 @@ def identity_of(
         "model.name": checkpoint.name,
         "model.revision": checkpoint.revision,
         **detector,
+        "score.clip": clip,
         "gates.classifier": None if config.gates.max_nsfw is None else classifier_version(),
     }
     return identity(config, extra)
@@ -126,7 +136,10 @@ def compose(config: GhiConfig, out: str, shards: range | None = None) -> tuple[J
     from pipelines.job import Job
 
     make_work = prepare(config)
-    named, hashed = identity_of(config, make_work.grammar_digest, make_work.checkpoint, make_work.detector_digests)
+    clip = make_work.clip.pinned if make_work.clip else None
+    named, hashed = identity_of(
+        config, make_work.grammar_digest, make_work.checkpoint, make_work.detector_digests, clip
+    )
     files = {f"grammar/{name}": data for name, data in read_grammar_files(config.grammar.dir).items()}
     job = Job(
         out=out,

@@ -42,7 +42,10 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Look:
-    """A candidate whose image is looked at again; `people` and `pixels` are set step by step."""
+    """A candidate whose image is looked at again; `people` and `pixels` are set step by step.
+
+    clip_score: as stored; neither detector nor gates change it.
+    """
 
     candidate: Candidate
     sample: Sample
@@ -50,6 +53,7 @@ class Look:
     pixels: NDArray[np.uint8] = field(init=False)
     people: tuple[Person, ...] = field(init=False)
     nsfw: float | None = None
+    clip_score: float | None = None
     failure: Rejection | None = None
 
     @property
@@ -106,9 +110,9 @@ def compose(
         raise UserError(f"{line}: regate changes detector and gates only; for other images run humansd ghi")
     check_detector(config.detector)
     detector = detector_digests(config.detector)
-    pinned = manifest.identity
+    pinned = manifest.identity  # without "score.clip" where it is older than that key: then nothing was scored
     checkpoint = Checkpoint(pinned["model.name"], pinned["model.name"], pinned["model.revision"], config.model.variant)
-    named, hashed = identity_of(config, pinned["grammar.digest"], checkpoint, detector)
+    named, hashed = identity_of(config, pinned["grammar.digest"], checkpoint, detector, pinned.get("score.clip"))
     job = Job(
         out=to,
         source="ghi",
@@ -127,9 +131,10 @@ def compose(
 
 
 def _of_images(config: GhiConfig) -> dict[str, Any]:
-    """The keys that decide which images there are."""
+    """The keys that decide which images there are, and how well they match their captions."""
     named = of_kind(config, "identity") | of_kind(config, "extendable")
-    return {name: value for name, value in named.items() if not name.startswith(("detector.", "gates."))}
+    kept = {name: value for name, value in named.items() if not name.startswith(("detector.", "gates."))}
+    return kept | {"score.clip_model": config.score.clip_model}
 
 
 def _grammar_files(source: Store) -> dict[str, bytes]:
@@ -192,7 +197,8 @@ class RegateWork:
         candidate = candidate_of(sample.key, attempt)
         key = key_of(self._identity_hash, candidate.slot)
         renamed = replace(sample, key=key, image_path=key + PurePosixPath(sample.image_path).suffix)
-        return Look(candidate, renamed, finite, nsfw=sample.nsfw if self._still.safety else None)
+        nsfw = sample.nsfw if self._still.safety else None
+        return Look(candidate, renamed, finite, nsfw, sample.clip_score)
 
     def _look(self, batch: Sequence[Look], context: ShardContext) -> dict[Candidate, Outcome]:
         """Detect, score and judge a batch."""

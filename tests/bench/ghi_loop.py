@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from detectors import load_detector
 from pipelines.checkpoint import resolve
+from pipelines.clip import ClipScorer
 from pipelines.config import load_config
 from pipelines.gates import judge, measure
 from pipelines.ghi.config import GhiConfig
@@ -44,6 +45,7 @@ def main(arguments: list[str]) -> None:
         pipe.unet.to(memory_format=torch.channels_last)
     detector = load_detector(config.detector.name, batch_size=config.detector.batch_size)
     safety = SafetyScorer(config.sampler.threads) if config.gates.max_nsfw is not None else None
+    clip = ClipScorer() if config.score.clip_model == "mini" else None
     grammar = load_grammar(config.grammar.dir, config.grammar.scenes)
     began = time.perf_counter()
     queue = deque((slot, 1) for slot in range(int(start), int(stop)))
@@ -54,10 +56,11 @@ def main(arguments: list[str]) -> None:
         images = _draw(pipe, config, prompts)
         sampled += len(batch)
         scores = safety.scores(images) if safety else [0.0] * len(images)
-        for (slot, attempt), prompt, image, people, nsfw in zip(
-            batch, prompts, images, detector.detect(images), scores, strict=True
+        clip_scores = clip.score(images, [prompt.text for prompt in prompts]) if clip else [None] * len(images)
+        for (slot, attempt), prompt, image, people, nsfw, clip_score in zip(
+            batch, prompts, images, detector.detect(images), scores, clip_scores, strict=True
         ):
-            measured = measure(image, people, config.gates) | {"nsfw": nsfw}
+            measured = measure(image, people, config.gates) | {"nsfw": nsfw, "clip_score": clip_score}
             if judge(measured, prompt.num_people, config.gates) is None:
                 poses = [person.keypoints.ravel() for person in people]
                 data = encode_image(image, config.output.format, config.output.quality)

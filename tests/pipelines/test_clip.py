@@ -1,10 +1,30 @@
-import numpy as np
+import shutil
+from pathlib import Path
 
-from pipelines.clip import ClipScorer
+import numpy as np
+import pytest
+
+from pipelines.clip import MINI_CLIP, ClipScorer, resolve_clip
+from pipelines.config import UserError
 from pipelines.mini.render import draw
 from pipelines.mini.world import World
 
 TEXTS = ["an oil painting of a man in a red shirt running", "a pencil sketch of three women sitting"]
+
+
+def test_a_clip_is_pinned_by_what_its_files_say(tmp_path: Path) -> None:
+    mini, copied = resolve_clip("mini"), resolve_clip(str(shutil.copytree(MINI_CLIP, tmp_path / "copy")))
+    assert (mini.folder(), copied.folder()) == (MINI_CLIP, tmp_path / "copy")
+    assert (mini.sha256, mini.name, copied.name) == (copied.sha256, "mini", "copy")
+    (tmp_path / "copy" / "vocab.json").write_text("{}")
+    with pytest.raises(UserError, match="changed since"):
+        copied.folder()
+    assert resolve_clip(str(tmp_path / "copy")).sha256 != mini.sha256
+    shutil.rmtree(tmp_path / "copy")
+    with pytest.raises(UserError, match="not on this machine"):
+        copied.folder()
+    with pytest.raises(UserError, match=r"score\.clip_model=owner/name: no folder of a CLIP"):
+        resolve_clip("owner/name")
 
 
 def test_scores_lie_between_0_and_100_and_prefer_the_own_caption() -> None:

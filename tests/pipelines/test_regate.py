@@ -15,7 +15,7 @@ from pipelines.cli import main
 from pipelines.config import UserError
 from pipelines.detector import DetectorConfig
 from pipelines.gates import GatesConfig
-from pipelines.ghi.config import GhiConfig
+from pipelines.ghi.config import GhiConfig, ScoreConfig
 from pipelines.ghi.job import run_ghi
 from pipelines.regate import as_text, plan_regate, run_regate
 from pipelines.store import Store
@@ -41,6 +41,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> GhiConfig:
         model=ModelConfig(id=str(model)),
         sampler=SamplerConfig(steps=1, guidance=1.0, batch_size=2),
         detector=DetectorConfig(batch_size=2),
+        score=ScoreConfig("mini"),
         gates=GatesConfig(people_count=False, min_usable_keypoints=None, max_nsfw=None),
     )
 
@@ -168,6 +169,7 @@ def test_what_is_not_there_or_not_asked_for_right_is_said_first(source: Path, tm
     for arguments, message in (
         ({"overrides": ["seed=5"]}, "seed: 0 -> 5: regate changes detector and gates only"),
         ({"overrides": ["max_attempts=5"]}, "max_attempts: 3 -> 5"),
+        ({"overrides": ["score.clip_model=none"]}, "score.clip_model: mini -> null: regate changes"),
         ({"overrides": ["gates.min_score=1"]}, "unknown key 'gates.min_score'; did you mean 'detector.min_score'"),
         ({"overrides": []}, "nothing to judge anew"),
         ({"overrides": ["workers=3"]}, "nothing to judge anew"),

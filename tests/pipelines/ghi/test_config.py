@@ -76,11 +76,12 @@ def test_what_decides_bytes_is_identity() -> None:
         ("output.quality=0", r"output\.quality must be 1-100"),
         ("detector.batch_size=0", r"detector\.batch_size must be at least 1"),
         ("gates.people_count=1", "true or false"),
+        ("score.clip_model=none --set gates.min_clip_score=20", r"min_clip_score needs a CLIP"),
     ],
 )
 def test_mistakes_are_one_line(override: str, message: str) -> None:
     with pytest.raises(UserError, match=message) as error:
-        load_config(GhiConfig, "mini", [override])
+        load_config(GhiConfig, "mini", override.split(" --set "))
     assert "\n" not in str(error.value)
 
 

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from pipelines.checkpoint import ModelConfig, SamplerConfig
+from pipelines.clip import MINI_CLIP
 from pipelines.config import UserError
 from pipelines.detector import DetectorConfig
 from pipelines.gates import GatesConfig
-from pipelines.ghi.config import GhiConfig, GrammarConfig
+from pipelines.ghi.config import GhiConfig, GrammarConfig, ScoreConfig
 from pipelines.ghi.job import MakeGhiWork, plan_ghi, prepare, read_grammar_files, run_ghi
 from pipelines.record import ledger_to_table, samples_to_table
 from pipelines.shards import read_table
@@ -37,6 +38,7 @@ def config(model: Path) -> GhiConfig:
         model=ModelConfig(id=str(model)),
         sampler=SamplerConfig(steps=1, guidance=1.0, batch_size=2),
         detector=DetectorConfig(batch_size=2),
+        score=ScoreConfig("mini"),
         gates=GatesConfig(people_count=False, min_usable_keypoints=None, max_nsfw=None),
     )
 
@@ -57,6 +59,16 @@ def test_identity_follows_content_not_places(config: GhiConfig, model: Path, tmp
     assert same.identity_hash == first.identity_hash
     other = prepare(dataclasses.replace(config, gates=GatesConfig(min_usable_keypoints=6)))
     assert other.identity_hash != first.identity_hash
+
+
+def test_a_clip_is_identity_by_what_it_says(config: GhiConfig, tmp_path: Path) -> None:
+    def hash_of(clip: str | None) -> str:
+        return prepare(dataclasses.replace(config, score=ScoreConfig(clip))).identity_hash
+
+    here, there = (str(shutil.copytree(MINI_CLIP, tmp_path / place / "mini")) for place in ("here", "there"))
+    assert hash_of(here) == hash_of(there) == hash_of("mini") != hash_of(None)
+    Path(there, "preprocessor_config.json").write_text("{}")
+    assert hash_of(there) != hash_of(here)
 
 
 def test_bundled_grammar_and_a_copy_of_it_are_one(config: GhiConfig, own_grammar: Path) -> None:

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from detectors.types import Person
 from pipelines import shards
 from pipelines.checkpoint import ModelConfig, SamplerConfig, resolve
+from pipelines.clip import ClipScorer
 from pipelines.gates import GatesConfig, Rejection
 from pipelines.ghi.candidates import CandidateMaker
-from pipelines.ghi.config import GhiConfig, OutputConfig
+from pipelines.ghi.config import GhiConfig, OutputConfig, ScoreConfig
 from pipelines.ghi.regate import RegateWork
 from pipelines.ghi.stage import GhiWork
 from pipelines.judging import NO_IMAGE, Unchanged, judge_without_image
@@ -80,7 +81,8 @@ class Lab:
         self, config: GhiConfig, hashed: str, seed: int = 0, previous: ShardResult | None = None, task: ShardTask = TASK
     ) -> ShardResult:
         """Sample a shard, or what its rows on disk do not tell."""
-        maker = CandidateMaker(config, self.grammar, self.sampler, Counter(seed), hashed)
+        clip = None if config.score.clip_model is None else ClipScorer()
+        maker = CandidateMaker(config, self.grammar, self.sampler, Counter(seed), hashed, clip)
         task = dataclasses.replace(task, extend=previous is not None, max_attempts=config.max_attempts)
         return GhiWork(maker)(ShardContext(task, previous))
 
@@ -221,6 +223,21 @@ def test_the_safety_score_is_taken_from_the_row_or_measured(lab: Lab) -> None:
         assert rows(result) == rows(fresh)
     dropped = lab.regate(with_scores, lab.config(gates=unscored), Unchanged(False, False, safety=False), Counter(7))
     assert rows(dropped) == rows(lab.make(lab.config(gates=unscored), NEW, 7))
+
+
+def test_the_clip_score_is_taken_from_the_row_and_gated(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    score = ScoreConfig("mini")
+    source = lab.make(lab.config(gates=LOOSER, score=score), OLD)
+    scores = [sample.clip_score for sample in source.accepted if sample.clip_score is not None]
+    assert len(scores) == len(source.accepted)
+    strict = lab.config(gates=dataclasses.replace(LOOSER, min_clip_score=float(np.median(scores))), score=score)
+    fresh = lab.make(strict, NEW)
+    with monkeypatch.context() as patch:
+        patch.setattr(ClipScorer, "__init__", lambda *_: pytest.fail("a CLIP was loaded"))
+        result = lab.regate(source, strict, SAME_DETECTOR, Counter())
+    assert 0 < len(result.accepted) < len(source.accepted)
+    assert ("clip_score", "off_caption") in {(row.stage, row.reason) for row in result.ledger}
+    assert rows(lab.make(strict, NEW, previous=through_disk(result, lab.folder / "new"))) == rows(fresh)
 
 
 def test_a_row_that_raises_or_kills_is_lost_alone(lab: Lab) -> None:

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from detectors.types import Person
 from pipelines.checkpoint import ModelConfig, SamplerConfig, resolve
+from pipelines.clip import ClipScorer
 from pipelines.gates import GatesConfig
 from pipelines.ghi.candidates import CandidateMaker
-from pipelines.ghi.config import GhiConfig, OutputConfig
+from pipelines.ghi.config import GhiConfig, OutputConfig, ScoreConfig
 from pipelines.ghi.stage import GhiWork
 from pipelines.images import decode_image, perceptual_hash
 from pipelines.record import KILLED_WORKER, WORKER_STAGE, ledger_to_table, rejected_to_table, samples_to_table
@@ -67,10 +68,13 @@ Build = Callable[..., GhiWork]
 
 @pytest.fixture(scope="module")
 def build(grammar: Grammar, sampler: Sampler) -> Build:
-    def make(overlap: bool = False, detector: PixelDetector | None = None, **options: object) -> GhiWork:
+    def make(
+        overlap: bool = False, detector: PixelDetector | None = None, clip: ClipScorer | None = None, **options: object
+    ) -> GhiWork:
         settings = {"gates": GatesConfig(max_nsfw=None), "output": OutputConfig("png")} | options
         config = GhiConfig(sampler=sampler.config, **settings)  # type: ignore[arg-type]
-        return GhiWork(CandidateMaker(config, grammar, sampler, detector or PixelDetector(), HASH), overlap)
+        maker = CandidateMaker(config, grammar, sampler, detector or PixelDetector(), HASH, clip)
+        return GhiWork(maker, overlap)
 
     return make
 
@@ -272,6 +276,24 @@ def test_what_fails_every_row_fails_the_shard(build: Build) -> None:
         build(overlap=True, detector=FailingDetector(None))(ShardContext(task()))
 
 
+def test_clip_scores_are_measured_alone_or_in_a_batch_and_gated_where_asked(build: Build, fresh: ShardResult) -> None:
+    clip = ClipScorer()
+    result = build(clip=clip)(ShardContext(task()))
+    scores = {sample.key: sample.clip_score for sample in result.accepted}
+    assert [sample.key for sample in result.accepted] == [sample.key for sample in fresh.accepted]
+    assert all(score is not None and 0 <= score <= 100 for score in scores.values())
+    assert {sample.clip_score for sample in fresh.accepted} == {None}
+    assert all("clip_score" in row.measured for row in result.ledger)
+    one = result.accepted[0]
+    assert one.image is not None
+    again = clip.score([decode_image(one.image)], [one.caption])[0]
+    assert one.clip_score == pytest.approx(float(again), abs=1e-3)
+    strict = GatesConfig(max_nsfw=None, min_clip_score=100.0)
+    rejected = build(clip=clip, gates=strict, score=ScoreConfig("mini"))(ShardContext(task(max_attempts=1)))
+    assert ("clip_score", "off_caption") in {(row.stage, row.reason) for row in rejected.ledger}
+    assert rejected.accepted == []
+
+
 def test_unsafe_images_leave_no_bytes(build: Build) -> None:
     result = build(gates=GatesConfig(max_nsfw=-1.0))(ShardContext(task(2, 2)))
     assert not result.accepted
@@ -323,4 +345,4 @@ def test_people_of_little_confidence_are_left_out(build: Build) -> None:
 
 def test_time_is_told_by_step(build: Build) -> None:
     seconds = build()(ShardContext(task(4))).seconds
-    assert set(seconds) == {"prompt", "sample", "decode", "encode", "detect", "safety"}
+    assert set(seconds) == {"prompt", "sample", "decode", "encode", "detect", "safety", "clip"}
