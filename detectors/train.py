@@ -10,6 +10,7 @@ import json
 import os
 import pickle
 import re
+import time
 import urllib.parse
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -83,6 +84,8 @@ def train(config: Any, data: AnnotatedSet, run: Path, start: Path | None = None)
         DefaultScope.overwrite_default_scope(config.default_scope),
         torch.serialization.safe_globals(_own_types()),
     ):
+        # mmengine keeps visualizers by name while the process lives: a second training would log to the first one
+        config.visualizer.name = f"{run.resolve()}-{time.time_ns()}"
         runner = Runner.from_cfg(config)
         if not torch.cuda.is_available():
             runner.model.to(memory_format=torch.channels_last)  # a third faster on CPUs

@@ -96,7 +96,8 @@ def test_boxes_and_keypoints_are_those_of_mmpose(make: Make, person: str, pose: 
         expected = next(theirs(np.ascontiguousarray(image[..., ::-1])))["predictions"][0]
         expected = [one for one in expected if overlaps(one["bbox"][0], image)]
         assert len(expected) == len(found.xyxy)
-        np.testing.assert_allclose(found.xyxy, np.reshape([one["bbox"][0] for one in expected], (-1, 4)), atol=1e-3)
+        # boxes of random networks are exponentials of large numbers: other batch sizes change their last bits
+        np.testing.assert_allclose(found.xyxy, np.reshape([one["bbox"][0] for one in expected], (-1, 4)), atol=5e-3)
         np.testing.assert_allclose(found.scores, [one["bbox_score"] for one in expected], atol=1e-3)  # other batch size
         np.testing.assert_allclose(
             keypoints[..., :2], np.reshape([one["keypoints"] for one in expected], (-1, 17, 2)), atol=1e-3
