@@ -107,10 +107,13 @@ def coco_ap(truth: People, found: People, scale: float = 1.0) -> dict[str, float
     return {name: scores[name] for name in STATS if name.startswith("ap")}
 
 
-def coco_scores(truth: People, found: People, scale: float = 1.0) -> dict[str, float]:
+def coco_scores(
+    truth: People, found: People, scale: float = 1.0, evaluation: type[COCOeval] = COCOeval
+) -> dict[str, float]:
     """COCO keypoint AP and AR by pycocotools, without its printing: `STATS`, 0-1, -1 where nobody is of that size.
 
-    scale: factor on coordinates (areas go with its square) before the size classes are told apart.
+    scale: factor on coordinates (areas go with its square) before the size classes are told apart. evaluation: one with
+    another similarity than OKS.
     """
     given = [_annotation(p, image, scale) for image, people in enumerate(truth) for p in people]
     results = [_annotation(p, image, scale) for image, people in enumerate(found) for p in people]
@@ -118,11 +121,11 @@ def coco_scores(truth: People, found: People, scale: float = 1.0) -> dict[str, f
         return dict.fromkeys(STATS, 0.0 if given else -1.0)
     with contextlib.redirect_stdout(io.StringIO()):
         reference, detected = _coco(given, len(truth)), _coco(results, len(truth))
-        evaluation = COCOeval(reference, detected, "keypoints")
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    return {name: float(value) for name, value in zip(STATS, evaluation.stats, strict=True)}
+        judge = evaluation(reference, detected, "keypoints")
+        judge.evaluate()
+        judge.accumulate()
+        judge.summarize()
+    return {name: float(value) for name, value in zip(STATS, judge.stats, strict=True)}
 
 
 def _annotation(person: Person, image: int, scale: float) -> dict[str, Any]:
