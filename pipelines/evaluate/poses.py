@@ -111,7 +111,7 @@ def drawn(person: Person) -> Person:
 def scaled(person: Person, scale: float, dx: float = 0.0, dy: float = 0.0) -> Person:
     """Return the person in an image `scale` times as large, then moved by (dx, dy) px; pixel centres stay centres."""
     keypoints = person.keypoints.copy()
-    keypoints[:, :2] = (keypoints[:, :2] + 0.5) * scale - 0.5 + np.float32((dx, dy))
+    keypoints[:, :2] = (keypoints[:, :2] + 0.5) * scale - 0.5 + np.array((dx, dy), np.float32)
     x, y, width, height = person.bbox
     box = (x * scale + dx, y * scale + dy, width * scale, height * scale)
     return replace(person, bbox=box, area=person.area * scale**2, keypoints=keypoints)

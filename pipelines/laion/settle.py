@@ -18,10 +18,10 @@ import pyarrow.parquet as pq
 
 from pipelines import record, shards
 from pipelines.dataset import Manifest, Standing
+from pipelines.duplicates import near_duplicates
 from pipelines.gates import Rejection
 from pipelines.laion.annotate import ANNOTATED, read_raw
 from pipelines.laion.config import LaionGates
-from pipelines.laion.duplicates import near_duplicates
 from pipelines.laion.fetch import raw_folder
 from pipelines.laion.gates import judge, measure_people
 from pipelines.laion.plan import read_candidates

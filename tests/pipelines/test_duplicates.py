@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.laion.duplicates import near_duplicates
+from pipelines.duplicates import near_duplicates
 
 WORDS = st.integers(0, 2**64 - 1)
 
