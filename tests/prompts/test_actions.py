@@ -86,7 +86,9 @@ def test_tags_are_of_the_closed_list_with_one_pose_each(rows: list[Row]) -> None
 def test_people_ranges_are_sane(rows: list[Row]) -> None:
     for row in rows:
         assert row.people in ("1-1", "1-3", "2-3")
-        if re.search(r"each other|together|side by side|hand in hand|in a row|\bjoined hands", row.phrase):
+        if re.search(
+            r"each other|together|side by side|hand in hand|in a row|cheek to cheek|\bjoined hands", row.phrase
+        ):
             together = re.search(r"(?:feet|hands|palms|lids|parts|pressed) together", row.phrase)
             assert row.people == "2-3" or together, row
         assert (row.people == "2-3") == ("social" in row.tags), row

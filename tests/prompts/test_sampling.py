@@ -45,11 +45,16 @@ def many(grammar: Grammar, natural: Grammar) -> list[Prompt]:
 
 
 def test_clip_reads_every_prompt_whole(many: list[Prompt]) -> None:
-    """77 tokens less the two marks, counted with open_clip's own tokenizer."""
+    """77 tokens less the two marks, counted with open_clip's own tokenizer.
+
+    It splits at every space, so a text has the tokens of its words; the longest are counted whole as well.
+    """
     tokenizer = clip_tokenizer()
     assert len(many) == MANY
-    longest = max(len(tokenizer.encode(prompt.text)) for prompt in many)
-    assert 60 < longest <= 75
+    lengths = {word: len(tokenizer.encode(word)) for word in {w for prompt in many for w in prompt.text.split()}}
+    counted = sorted((sum(lengths[word] for word in prompt.text.split()), prompt.text) for prompt in many)
+    assert 60 < counted[-1][0] <= 75
+    assert all(len(tokenizer.encode(text)) == count for count, text in counted[-2000:] + counted[::100])
 
 
 def test_the_negative_prompts_fit_too(grammar: Grammar, natural: Grammar) -> None:
@@ -277,3 +282,36 @@ def test_the_papers_sentence_can_be_said(grammar: Grammar) -> None:
         "a realistic pixel art of two beautiful young women running in the street at midnight, in winter, 64K, "
         "a masterpiece."
     )
+
+
+# ------------------------------------------------------------------------------------------------ sense
+
+_SKIS = (
+    r"\b(?<!water-)(?<!jet )(?<!one )ski(?:ing|s)?\b(?! pole| boots| down a grassy)"
+    r"|snowboard|\b(?:ice|figure|speed)-skating"
+)
+
+CLASHES = [
+    (_SKIS + r"|\bsnowball|(?<!weight )\bsled\b|\bon ice\b", "season_weather", r"spring|summer|autumn|rain|storm"),
+    (_SKIS, "place", r"street|city|market|rooftop|desert|room"),
+    (r"autumn leaves|fallen leaves|through the rain|\bgate\b|\bhay\b", "place", r"kitchen|\broom\b|library|gym\b"),
+    (r"\bdrawer\b|\bcurtains?\b|dishwasher|whiteboard", "place", r"forest|desert|meadow|mountain|beach"),
+    (r"\bbeard\b|mustache", "people", r"wom[ae]n|lad(?:y|ies)|girl|boy|child"),
+    (r"\bskirt\b", "people", r"\bm[ae]n\b|gentlem|\bboys?\b|monk"),
+]
+"""(what people do, the part it touches, words that part may not say then)"""
+
+
+@pytest.mark.parametrize(("doing", "part", "never"), CLASHES)
+def test_what_is_done_rules_out_what_would_clash(many: list[Prompt], doing: str, part: str, never: str) -> None:
+    meant = [prompt for prompt in many if re.search(doing, prompt.action)]
+    assert len(meant) > 20
+    assert not [prompt.text for prompt in meant if re.search(never, prompt.parts[part] or "")]
+
+
+def test_the_sun_does_not_shine_in_the_rain(many: list[Prompt]) -> None:
+    shining = re.compile(r"big smiling sun|warm sunlight|bright light|strong shadows")
+    dull = re.compile(r"in the rain|thunderstorm|fog|cloudy")
+    wet = [p for p in many if dull.search(p.parts["season_weather"] or "")]
+    assert wet
+    assert not [p.text for p in wet if shining.search(p.text)]
