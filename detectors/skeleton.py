@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import cv2
@@ -30,13 +30,24 @@ def draw_skeleton(
     two filled circles of its colour, as wide as it is thick. A limb is drawn where both its keypoints have at least
     `min_confidence`. Later people and later limbs cover earlier ones.
     """
+    return draw_keypoints([person.keypoints for person in people], height, width, thickness, min_confidence)
+
+
+def draw_keypoints(
+    keypoints: Iterable[NDArray[np.float32]],
+    height: int,
+    width: int,
+    thickness: float = 10.0,
+    min_confidence: float = 0.3,
+) -> Image:
+    """As `draw_skeleton`, of people's keypoints alone, each (17, 3)."""
     own = thickness * max(height, width) / REFERENCE
     factor = max(1, math.ceil(FINEST / own))
     canvas = np.zeros((height * factor, width * factor, 3), np.uint8)
-    for person in people:
-        places = (person.keypoints[:, :2].astype(np.float64) + 0.5) * factor - 0.5
+    for points in keypoints:
+        places = (points[:, :2].astype(np.float64) + 0.5) * factor - 0.5
         for (start, end), color in zip(LIMBS, LIMB_COLORS, strict=True):
-            if min(person.keypoints[start, 2], person.keypoints[end, 2]) >= min_confidence:
+            if min(points[start, 2], points[end, 2]) >= min_confidence:
                 _limb(canvas, places[start], places[end], own * factor, color)
     if factor > 1:
         canvas = np.asarray(cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
