@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines import commands_laion, commands_second, commands_sets, commands_takedown, options
+from pipelines import commands_export, commands_laion, commands_second, commands_sets, commands_takedown, options
 from pipelines.config import UserError, load_config
 from pipelines.options import examples
 
@@ -51,7 +51,7 @@ def register(app: typer.Typer) -> None:
     app.command(epilog=examples("humansd verify ghi", "humansd verify s3://bucket/ghi --json"))(verify)
     app.command(epilog=examples("humansd repair ghi"))(repair)
     commands_takedown.register(app)
-    commands_sets.register_export(app)
+    commands_export.register(app)
     app.command(
         epilog=examples(
             "humansd plan --config mini --n 10000",

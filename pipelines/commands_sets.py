@@ -1,9 +1,8 @@
-"""Commands around annotated sets: import them, detect people in images, measure detectors, export."""
+"""Commands around annotated sets: import them, detect people in images, measure detectors."""
 
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -133,29 +132,6 @@ def _device() -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def register_export(app: typer.Typer) -> None:
-    """Add the command that writes datasets in other formats."""
-    app.command(epilog=examples("humansd export humanart --to coco --out humanart-coco"))(export)
-
-
-def export(
-    dataset: options.Dataset,
-    to: Annotated[Literal["coco"], typer.Option(help="The format.")],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="A new folder.")],
-    json: options.Json = False,
-) -> None:
-    """A dataset in another format: COCO JSON with its images beside it.
-
-    What was imported from COCO JSON comes out value for value; DIR is a set that `humansd coco` imports again.
-    """
-    from pipelines import export as writer
-
-    images, annotations = writer.to_coco(dataset, out)
-    if json:
-        options.print_json({"out": str(out), "format": to, "images": images, "annotations": annotations})
-    options.say(f"{images:,} images and {annotations:,} annotations in {out / writer.COCO_FILE}")
 
 
 def humanart(

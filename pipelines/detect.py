@@ -19,7 +19,7 @@ from pipelines import lease, record
 from pipelines.coco import PERSON_CATEGORY
 from pipelines.config import UserError, difference
 from pipelines.detect_inputs import Source, find_sources, read_sources
-from pipelines.export import coco_records
+from pipelines.export.coco import coco_records
 from pipelines.images import Pixels
 from pipelines.inspect.sheet import card_of, draw_sheet
 from pipelines.pictures import PictureError, open_picture

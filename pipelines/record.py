@@ -319,7 +319,7 @@ def _huggingface_metadata(schema: pa.Schema) -> str:
 
 
 def _feature(name: str, kind: pa.DataType) -> Any:
-    if name == "image":
+    if name in ("image", "conditioning_image"):
         return {"_type": "Image"}
     if pa.types.is_struct(kind):
         fields = (kind.field(i) for i in range(kind.num_fields))

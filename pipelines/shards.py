@@ -112,7 +112,7 @@ def encode(table: pa.Table, identity_hash: str, file: BinaryIO) -> FileInfo:
     """
     leaves = _schema_leaves(table.schema.remove_metadata())
     table = record.with_file_metadata(table, identity_hash)
-    plain = [leaf for leaf in leaves if leaf != "image.bytes"]
+    plain = [leaf for leaf in leaves if not leaf.endswith("image.bytes")]
     hashed = _HashedFile(file)
     pq.write_table(
         table,

@@ -7,6 +7,7 @@ import errno
 import io
 import itertools
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -99,6 +100,17 @@ class Store:
                 for folder in dict.fromkeys(target.parent for target in targets):
                     _sync_folder(folder)
 
+    def write_large(self, name: str, write: Callable[[BinaryIO], object], run: str) -> None:
+        """Write one file that may be larger than memory; to an object store it goes by way of a temporary file."""
+        if self.local:
+            self.write(name, write, run)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "file")
+            with path.open("wb") as file:
+                write(file)
+            self._call(lambda target: self.fs.put_file(str(path), target), name)
+
     def touch(self, name: str) -> None:
         """Renew a file's modification time. Raises FileNotFoundError where it is gone: it is never made anew."""
         if self.local:
@@ -110,6 +122,11 @@ class Store:
         """The file's bytes; FileNotFoundError where there is none."""
         data: bytes = self._call(_read if self.local else self.fs.cat_file, name)
         return data
+
+    def open(self, name: str) -> BinaryIO:
+        """Open a file to read it piece by piece; FileNotFoundError where there is none."""
+        file: BinaryIO = self._call(lambda path: self.fs.open(path, "rb"), name)
+        return file
 
     def read_many(self, names: Iterable[str]) -> Iterator[tuple[str, bytes]]:
         """Yield (name, bytes) of those files that exist, in order, fetched many at a time from object stores."""
@@ -161,6 +178,14 @@ class Store:
     def size(self, name: str) -> int:
         """The file's bytes on disk; FileNotFoundError where there is none."""
         return int(self._call(self.fs.size, name))
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        """Bytes of each file in a folder, by name; {} where there is none."""
+        try:
+            found = self._call(self.fs.ls, folder, detail=True)
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        return {one["name"].rsplit("/", 1)[-1]: one["size"] for one in found if one["type"] == "file"}
 
     def modified(self, name: str) -> float | None:
         """Seconds since the epoch by the file system's own clock; None where there is no such file."""

@@ -18,7 +18,7 @@ from pipelines import dataset, lease, shards
 from pipelines.annotate import Annotation
 from pipelines.cli import main
 from pipelines.config import UserError
-from pipelines.export import to_coco
+from pipelines.export.job import run_export
 from pipelines.store import Store
 from pipelines.takedown import take_down
 from pipelines.taken import LIST, STAGE, Takedowns, parse
@@ -185,7 +185,7 @@ def test_killed_between_list_and_last_shard_the_same_command_finishes(tmp_path: 
     driver.kill()
     driver.wait()
     assert set(wanted) & set(keys(killed)), "it ended before it was killed"
-    to_coco(str(killed), tmp_path / "coco")  # what is not removed yet does not go out either
+    run_export([str(killed)], "coco", str(tmp_path / "coco"))  # what is not removed yet does not go out either
     exported = json.loads((tmp_path / "coco/annotations.json").read_text())
     assert not {image["key"] for image in exported["images"]} & set(wanted)
     assert main(arguments) in (0, 1)

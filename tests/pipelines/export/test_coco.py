@@ -1,4 +1,4 @@
-"""Datasets as COCO JSON. (The exact way back of imported ones is in `humanart/test_job.py`.)"""
+"""Datasets as COCO JSON. (The exact way back of imported ones is in `../humanart/test_job.py`.)"""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_a_generated_dataset(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert [one["id"] for one in annotations] == list(range(1, len(annotations) + 1))
     assert {one["category_id"] for one in annotations} == {cat["id"] for cat in coco.loadCats(coco.getCatIds("person"))}
     assert len(json.loads((out / "annotations.json").read_text())["categories"][0]["keypoints"]) == 17
-    assert sorted(path.name for path in out.iterdir()) == ["annotations.json", "images"]
+    assert sorted(path.name for path in out.iterdir()) == [".export", "annotations.json", "images"]
 
 
 def test_nothing_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
