@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 
 from detectors import weights
 from detectors.checkpoint import read_state
+from detectors.download import download
 
 SPLITS: Final = ("training", "validation")
 """Human-Art's names; files are ROOT/annotations/<split>_humanart.json."""
@@ -156,7 +157,7 @@ def backbone_weights(url: str) -> Path:
         return path
     if weights.offline():
         raise weights.WeightsError(f"HUMANSD_OFFLINE is set: put {url} at {path} yourself, or give --weights FILE")
-    weights.download(url, path, sha256)
+    download(url, path, sha256)
     return path
 
 

@@ -9,21 +9,20 @@ from __future__ import annotations
 
 import contextlib
 import math
-import signal
 import sys
 import threading
 import time
-from collections.abc import Collection, Iterator
 from dataclasses import replace
-from types import FrameType
 from typing import Any, Final
 
 from pipelines import dataset, lease, shards
+from pipelines.cluster.actors import Actor, gauges, inquest, is_node_death
 from pipelines.cluster.nodes import Nodes
 from pipelines.cluster.session import ray_session, reason
 from pipelines.config import UserError
+from pipelines.interrupt import stopped_by_signals
 from pipelines.job import Feed, Job, JobReport, Runtime
-from pipelines.progress import METRICS, Account, Display
+from pipelines.progress import Account, Display
 from pipelines.schedule import FAILURES_OF_A_WORKER, Failure, Schedule
 from pipelines.store import StorageError, Store
 from pipelines.work import MakeWork, ShardContext, ShardResult, ShardTask, Work
@@ -31,11 +30,8 @@ from pipelines.worker import (
     Made,
     Refused,
     Setup,
-    ShardWorker,
     Started,
-    memory_kills,
     read_breadcrumb,
-    stderr_tail,
     thread_variables,
 )
 
@@ -43,10 +39,7 @@ __all__ = ["Job", "JobReport", "MakeWork", "Runtime", "ShardContext", "ShardResu
 
 import ray
 from ray.exceptions import (
-    ActorUnavailableError,
-    NodeDiedError,
     OutOfMemoryError,
-    RayActorError,
     RayError,
     RayTaskError,
 )
@@ -110,7 +103,7 @@ def run_job(
         )
         if standing.tasks:
             # stdout is for data, and Ray prints what raylets complain of there.
-            with contextlib.redirect_stdout(sys.stderr), ray_session(runtime), _signals(driver):
+            with contextlib.redirect_stdout(sys.stderr), ray_session(runtime), stopped_by_signals(driver.stop):
                 driver.run(make_work)
             with contextlib.suppress(StorageError):
                 dataset.clean(store, wanted)
@@ -118,43 +111,6 @@ def run_job(
         account.report.exit_code = driver.exit_code
         display.show(account.snapshot(), last=True)
         return account.report
-
-
-@contextlib.contextmanager
-def _signals(driver: _Driver) -> Iterator[None]:
-    """SIGINT and SIGTERM stop the job in an orderly way; the second one does what it always does."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    names = (signal.SIGINT, signal.SIGTERM)
-    before = {name: signal.getsignal(name) for name in names}
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        driver.stop.set()
-        for name in names:
-            signal.signal(name, signal.SIG_DFL)
-
-    for name in names:
-        signal.signal(name, stop)
-    try:
-        yield
-    finally:
-        for name, handler in before.items():
-            signal.signal(name, handler)
-
-
-class _Actor(ShardWorker):
-    """A worker that can tell where it is."""
-
-    def start_here(self, make_work: MakeWork, proven: Collection[str] | None) -> tuple[str, Started | Refused]:
-        """Build the work. proven: nodes that need no preflight any more; None where no node needs it."""
-        node = ray.get_runtime_context().get_node_id()
-        return node, self.start(make_work, check=proven is not None and node not in proven)
-
-
-def _inquest(stderr: str) -> tuple[int | None, str]:
-    """On the machine of a dead worker: the memory kills it has seen, and the worker's last words."""
-    return memory_kills(), stderr_tail(stderr)
 
 
 class _Slot:
@@ -213,7 +169,7 @@ class _Driver:
 
     def run(self, make_work: MakeWork) -> None:
         """Work until everything is made, nothing can be made any more, or something stops the job."""
-        self._gauges = _gauges({"out": self._store.url, "run": self._run})
+        self._gauges = gauges({"out": self._store.url, "run": self._run})
         try:
             while self._goes_on():
                 for slot in self._slots:
@@ -257,7 +213,7 @@ class _Driver:
             return
         slot.since = time.monotonic()
         if slot.actor is None:
-            actor = ray.remote(_Actor).options(
+            actor = ray.remote(Actor).options(
                 num_cpus=self._runtime.num_cpus,
                 num_gpus=self._runtime.num_gpus,
                 runtime_env={"env_vars": thread_variables(self._runtime.threads)},
@@ -339,7 +295,7 @@ class _Driver:
         self._kill(slot)
         task = self._schedule.in_flight.get(slot.number)
         if started is None or task is None:
-            if not _is_node_death(error):
+            if not is_node_death(error):
                 self._start_failed(slot, Failure(reason(error)))
             return
         done = next(shards.read_markers(self._store, range(task.index, task.index + 1)), None)
@@ -349,13 +305,13 @@ class _Driver:
             failure = Failure(reason(error), host=started.host)
             self._schedule.killed_for_memory(slot.number, failure)
             self._after_failure(slot, task.index, failure.error)
-        elif _is_node_death(error):
+        elif is_node_death(error):
             self._schedule.dropped(slot.number)
             self._display.note(f"shard {task.index}: its machine is gone; it goes elsewhere")
         else:
             there = NodeAffinitySchedulingStrategy(slot.node, soft=False)
-            inquest = ray.remote(_inquest).options(num_cpus=0, max_retries=0, scheduling_strategy=there)
-            slot.inquest = inquest.remote(started.stderr)
+            examiner = ray.remote(inquest).options(num_cpus=0, max_retries=0, scheduling_strategy=there)
+            slot.inquest = examiner.remote(started.stderr)
             slot.since, slot.host = time.monotonic(), started.host
 
     def _conclude(self, slot: _Slot) -> None:
@@ -425,26 +381,5 @@ class _Driver:
             self._quiet_until = math.inf
         elif clock > self._quiet_until:
             self._quiet_until = math.inf
-            wants = {"CPU": self._runtime.num_cpus, "GPU": self._runtime.num_gpus}
-            wants = {kind: number for kind, number in wants.items() if number}
-            free = {kind: ray.available_resources().get(kind, 0.0) for kind in wants}
-            if any(free[kind] < number for kind, number in wants.items()):
-                needs, has = (", ".join(f"{n:g} {kind}" for kind, n in some.items()) for some in (wants, free))
-                self._display.note(f"no worker is up yet: each wants {needs}; free on the cluster: {has}")
-
-
-def _gauges(tags: dict[str, str]) -> dict[str, Gauge]:
-    """The series that Ray's agents export, by the attribute of `Snapshot` that they show.
-
-    Series of drivers that have ended stay there for a while: the tags tell them apart.
-    """
-    gauges = {name: Gauge(f"humansd_{name}", meaning, tuple(tags)) for name, meaning in METRICS.items()}
-    for gauge in gauges.values():
-        gauge.set_default_tags(tags)
-    return gauges
-
-
-def _is_node_death(error: RayError) -> bool:
-    """Whether the machine is to blame: it died, was preempted, or cannot be reached."""
-    preempted = isinstance(error, RayActorError) and error.preempted
-    return preempted or isinstance(error, NodeDiedError | ActorUnavailableError) or "node has died" in str(error)
+            if lacking := self._nodes.lacking():
+                self._display.note(f"no worker is up yet: {lacking}")

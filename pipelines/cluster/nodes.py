@@ -59,3 +59,12 @@ class Nodes:
         if len(reasons) == 1:
             return next(iter(reasons))
         return "no machine can do the work: " + "; ".join(f"{f.host}: {f.error}" for f in self._failed.values())
+
+    def lacking(self) -> str:
+        """What a worker wants of which no more is free on the cluster, in one line; empty where there is enough."""
+        wants = {kind: number for kind, number in self._wants.items() if number}
+        free = {kind: ray.available_resources().get(kind, 0.0) for kind in wants}
+        if all(free[kind] >= number for kind, number in wants.items()):
+            return ""
+        needs, has = (", ".join(f"{n:g} {kind}" for kind, n in some.items()) for some in (wants, free))
+        return f"each wants {needs}; free on the cluster: {has}"
