@@ -38,3 +38,11 @@ def sound(cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     report = make(out, workers=1)
     assert (report.exit_code, report.shards_done, report.accepted, report.stopped) == (0, 5, N, None)
     return out
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs of this test run their shards in this process, without Ray."""
+    from tests.pipelines.in_process import patch
+
+    patch(monkeypatch)

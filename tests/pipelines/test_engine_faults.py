@@ -24,7 +24,8 @@ from tests.pipelines.jobs import PATIENCE, SHARD_SIZE, N, keys, lines, make, sta
 from tests.pipelines.toy import Toy, is_good, make_job, sample_key
 
 ROOT = Path(__file__).resolve().parents[2]
-CI_SEEDS, ALL_SEEDS = range(5), range(20)
+CI_SEEDS, ALL_SEEDS = (0, 2, 4, 5, 7), range(20)
+"""Of the first, three kill a worker before they kill the driver."""
 
 
 def breadcrumbs(out: Path) -> list[dict[str, Any]]:
@@ -94,7 +95,7 @@ def first_good(index: int) -> int:
 def test_killed_at_any_point_a_rerun_gives_the_same_dataset(
     seed: int, cluster: str, sound: Path, tmp_path: Path
 ) -> None:
-    go_through(seed, tmp_path / "out", cluster, sound)
+    assert go_through(seed, tmp_path / "out", cluster, sound).kills
 
 
 @pytest.mark.slow

@@ -139,7 +139,8 @@ def test_nothing_is_taken_down_while_a_driver_works(out: Path) -> None:
     assert not (out / LIST).exists()
 
 
-def test_growth_repair_and_a_list_written_beforehand_give_the_same_bytes(cluster: str, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("in_process")
+def test_growth_repair_and_a_list_written_beforehand_give_the_same_bytes(tmp_path: Path) -> None:
     """The slots 1 (early), 9 (in the shard that grows) and 17 (not made yet)."""
     once, grown, before = (tmp_path / name for name in ("once", "grown", "before"))
     asked = parse(keys=[sample_key(slot) for slot in (1, 9, 17)])

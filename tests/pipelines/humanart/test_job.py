@@ -106,6 +106,7 @@ def test_what_was_exported_can_be_imported(out: Path, tmp_path: Path) -> None:
     assert (tmp_path / "twice/annotations.json").read_bytes() == (back / "annotations.json").read_bytes()
 
 
+@pytest.mark.usefixtures("in_process")
 def test_more_images_are_added_to_those_there(drawn: Path, out: Path, tmp_path: Path) -> None:
     grown = tmp_path / "out"
     assert humanart(drawn, grown, "--n", "12") == 0
@@ -197,9 +198,8 @@ def test_reasons_are_in_the_status(out: Path) -> None:
     assert Store(str(out)).exists("annotations/coco.json")
 
 
-def test_what_was_taken_down_is_in_no_copy_of_the_annotations_and_never_comes_back(
-    drawn: Path, cluster: str, tmp_path: Path
-) -> None:
+@pytest.mark.usefixtures("in_process")
+def test_what_was_taken_down_is_in_no_copy_of_the_annotations_and_never_comes_back(drawn: Path, tmp_path: Path) -> None:
     once, grown = tmp_path / "once", tmp_path / "grown"
     assert humanart(drawn, once) == 0
     first, *_, last = keys(once)

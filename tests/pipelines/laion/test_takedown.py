@@ -6,6 +6,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from pipelines import dataset, shards
 from pipelines.config import load_config
 from pipelines.laion.config import LaionConfig
@@ -28,7 +30,8 @@ def tables(out: Path) -> dict[str, bytes]:
     return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.glob("*/*.parquet"))}
 
 
-def test_gone_from_every_stage_and_never_asked_for_again(cluster: str, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("in_process")
+def test_gone_from_every_stage_and_never_asked_for_again(tmp_path: Path) -> None:
     out = tmp_path / "out"
     config = load_config(LaionConfig, "mini", [f"n={N}", f"shard_size={SIZE}"], "laion")
     assert run_laion(config, str(out)).exit_code == 0
