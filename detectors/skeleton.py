@@ -45,25 +45,29 @@ def draw_keypoints(
     factor = max(1, math.ceil(FINEST / own))
     canvas = np.zeros((height * factor, width * factor, 3), np.uint8)
     for points in keypoints:
-        places = (points[:, :2].astype(np.float64) + 0.5) * factor - 0.5
+        places = _fixed_point((points[:, :2].astype(np.float64) + 0.5) * factor - 0.5, 4.0 * max(canvas.shape))
+        sure = (points[:, 2] >= min_confidence).tolist()
         for (start, end), color in zip(LIMBS, LIMB_COLORS, strict=True):
-            if min(points[start, 2], points[end, 2]) >= min_confidence:
+            if sure[start] and sure[end]:
                 _limb(canvas, places[start], places[end], own * factor, color)
     if factor > 1:
         canvas = np.asarray(cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
     return canvas
 
 
+def _fixed_point(places: NDArray[np.float64], limit: float) -> list[tuple[int, int]]:
+    """Places (17, 2) as OpenCV's fixed-point numbers; those far outside are cut to what it can draw."""
+    cut = np.nan_to_num(places, nan=-limit).clip(-limit, limit) * (1 << FRACTION_BITS)
+    return [(x, y) for x, y in np.rint(cut).astype(int).tolist()]
+
+
 def _limb(
-    canvas: Image, start: NDArray[np.float64], end: NDArray[np.float64], thickness: float, color: tuple[int, int, int]
+    canvas: Image, start: tuple[int, int], end: tuple[int, int], thickness: float, color: tuple[int, int, int]
 ) -> None:
-    """A line with round ends; places in pixels of the canvas, those far outside are cut to what OpenCV can draw."""
-    limit = 4.0 * max(canvas.shape)
-    points = [np.clip(np.nan_to_num(place, nan=-limit), -limit, limit) * (1 << FRACTION_BITS) for place in (start, end)]
-    a, b = ((round(float(p[0])), round(float(p[1]))) for p in points)
-    cv2.line(canvas, a, b, color, max(1, round(thickness)), cv2.LINE_AA, FRACTION_BITS)
+    """A line with round ends; places in the canvas's pixels, as fixed-point numbers."""
+    cv2.line(canvas, start, end, color, max(1, round(thickness)), cv2.LINE_AA, FRACTION_BITS)
     radius = round(thickness / 2 * (1 << FRACTION_BITS))
-    for place in (a, b):
+    for place in (start, end):
         cv2.circle(canvas, place, radius, color, -1, cv2.LINE_AA, FRACTION_BITS)
 
 

@@ -7,6 +7,7 @@ Places are (x, y) in pixels from the centre of a picture's first pixel; an affin
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -49,12 +50,12 @@ class Augment:
 NONE: Final = Augment(hflip=0, vflip=0, rotate=0, jitter=0, crop=False)
 
 
-def decode_reduced(data: bytes, least: int) -> Image:
+def decode_reduced(data: bytes | memoryview, least: int) -> Image:
     """Decode to BGR, JPEG at 1/2, 1/4 or 1/8 of its size where its short side stays at least `least` pixels.
 
     Raises ValueError where the bytes are no whole picture.
     """
-    if data[:2] == b"\xff\xd8" and b"\xff\xd9" not in data[-64:]:
+    if data[:2] == b"\xff\xd8" and b"\xff\xd9" not in bytes(data[-64:]):
         raise ValueError("the JPEG is cut off")  # OpenCV would fill it up with grey
     short = _jpeg_short_side(data)
     flag = next((flag for factor, flag in _REDUCED if short >= factor * least), cv2.IMREAD_COLOR)
@@ -67,7 +68,7 @@ def decode_reduced(data: bytes, least: int) -> Image:
     return np.asarray(image, np.uint8)
 
 
-def _jpeg_short_side(data: bytes) -> int:
+def _jpeg_short_side(data: bytes | memoryview) -> int:
     """The short side from a JPEG's frame header; 0 for what is no JPEG."""
     at = 2
     while data[:2] == b"\xff\xd8" and at + 9 < len(data) and data[at] == 0xFF:
@@ -116,7 +117,7 @@ def _crop(room: float, size: int, seen: Matrix, place: float) -> float:
     if len(seen):
         first, last = float(seen.min()) + 0.5, float(seen.max()) + 0.5
         low, high = np.clip(sorted((last - size, first)), low, high)
-    return float(low + place * (high - low))
+    return float(round(low + place * (high - low)))  # whole pixels: what is not resized keeps its pixels
 
 
 def _linear(a: float, b: float, c: float, d: float) -> Matrix:
@@ -133,17 +134,33 @@ def move(matrix: Matrix, places: NDArray[np.floating[Any]]) -> Matrix:
 
 
 def warp(image: Image, view: View, width: int, height: int, size: int) -> Image:
-    """The square picture (size, size, 3). image: the stored one of width x height pixels, perhaps decoded smaller."""
-    rows, columns = image.shape[:2]
-    x, y = columns / width, rows / height
-    # a pixel of the smaller picture covers several of the stored one, edge to edge
-    inverse = np.array([[1 / x, 0, 0.5 / x - 0.5], [0, 1 / y, 0.5 / y - 0.5], [0, 0, 1]])
+    """The square picture (size, size, 3). image: the stored one of width x height pixels, or 1/2, 1/4 or 1/8 of it.
+
+    Raises ValueError where the picture is of another size.
+    """
+    factor = max(round(width / image.shape[1]), 1)
+    if image.shape[:2] != (math.ceil(height / factor), math.ceil(width / factor)):
+        raise ValueError(f"the picture is not of {width} x {height} pixels, as its row says")
+    # a pixel of the smaller picture covers factor x factor stored ones, edge to edge
+    inverse = np.array([[factor, 0, factor / 2 - 0.5], [0, factor, factor / 2 - 0.5], [0, 0, 1]])
     matrix = view.matrix @ inverse
-    if (rows, columns) == (size, size) and np.allclose(matrix, np.eye(3)[:2], atol=1e-9):
-        return image
-    flags = cv2.INTER_LINEAR
-    warped = cv2.warpAffine(image, matrix, (size, size), flags=flags, borderMode=cv2.BORDER_REFLECT_101)
-    return np.asarray(warped, np.uint8)
+    if np.array_equal(np.abs(matrix[:, :2]), np.eye(2)):  # neither turned nor resized
+        return _cut(image, matrix, size)
+    border = cv2.BORDER_REFLECT_101
+    return np.asarray(cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=border), np.uint8)
+
+
+def _cut(image: Image, matrix: Matrix, size: int) -> Image:
+    """What the warp gives where pixels only move: much faster."""
+    first = []
+    for axis in (0, 1):
+        offset = round(float(matrix[axis, 2]))
+        first.append(-offset if matrix[axis, axis] > 0 else offset - size + 1)
+    image = image[first[1] : first[1] + size, first[0] : first[0] + size]
+    mirror_x, mirror_y = matrix[0, 0] < 0, matrix[1, 1] < 0
+    if not (mirror_x or mirror_y):
+        return np.ascontiguousarray(image)
+    return np.asarray(cv2.flip(image, -1 if mirror_x and mirror_y else int(mirror_x)), np.uint8)
 
 
 def move_keypoints(keypoints: Float32, view: View) -> Float32:

@@ -21,6 +21,7 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from detectors.skeleton import draw_keypoints
+from detectors.types import NUM_KEYPOINTS
 from pipelines.config import UserError
 from pipelines.train import listing
 from pipelines.train.augment import (
@@ -62,12 +63,12 @@ class PoseShards(IterableDataset[Sample]):
     size: pixels of the square pictures. batch_size: of the global batch, over all ranks. start: global batches that
         were trained on before. augment: None resizes and crops in the middle of where people are.
     max_people: the largest are drawn. cached: read latents that `humansd train cache` made, True or their columns'
-        name. poses: added columns whose people take the place of the record's.
+        name (`pipelines.train.cache.columns_name`). poses: added columns whose people take the place of the record's.
     on_error: a picture or shard that cannot be read is replaced by the dataset's next sample and logged once ("skip"),
         or ends the stream ("raise").
     cache: where copies of remote shards are kept.
     Raises UserError where a dataset has no rows or lacks the columns asked for, where batch_size is no multiple of
-    world_size, and where augmentation is asked of cached latents.
+    world_size, and where augmentation or other poses are asked of cached latents.
     """
 
     def __init__(
@@ -91,6 +92,8 @@ class PoseShards(IterableDataset[Sample]):
             raise UserError(f"batch_size ({batch_size}) must be a multiple of the number of workers ({world_size})")
         if cached and augment is not None:
             raise UserError("cached latents cannot be augmented: set data.augment=false, or data.cached=false")
+        if cached and poses is not None:
+            raise UserError(f"cached latents hold the skeletons of the datasets' own poses, not those of {poses}")
         names = [one for one in data if isinstance(one, str)]
         kept = [one for one in data if isinstance(one, Part)]
         self.parts = listing.refresh(kept) if kept else listing.list_shards(names)
@@ -136,23 +139,30 @@ class PoseShards(IterableDataset[Sample]):
         raise RowError(f"{stream.part.out}: not one sample can be read")
 
     def _make(self, row: Row, rng: np.random.Generator) -> Sample:
-        view = draw_view(rng, self._augment, row.width, row.height, self._size, row.keypoints)
-        keypoints = in_frame(move_keypoints(row.keypoints, view), self._size)[: self._max_people]
-        padded = np.zeros((self._max_people, 17, 3), np.float32)
-        padded[: len(keypoints)] = keypoints
-        known = {"num_people": len(keypoints), "caption": row.caption, "key": row.key}
-        sample: Sample = {"keypoints": torch.from_numpy(padded), **known}
-        if self._latents:
-            if not row.latents:
-                raise RowError(f"{row.key}: no latents were made of it")
-            return sample | {name: torch.from_numpy(array.copy()) for name, array in row.latents.items()}
-        try:
-            image = decode_reduced(row.image, self._size)
-        except ValueError as error:
-            raise RowError(f"{row.key}: {error}") from None
-        image = jitter(rng, self._augment, warp(image, view, row.width, row.height, self._size))
-        skeleton = draw_keypoints(keypoints, self._size, self._size, SKELETON_WIDTH, VISIBLE)
-        return sample | {"image": _planes(image, swap=True), "skeleton": _planes(skeleton)}
+        return make_sample(row, self._augment, self._size, self._max_people, rng)
+
+
+def make_sample(row: Row, augment: Augment, size: int, max_people: int, rng: np.random.Generator) -> Sample:
+    """What is trained on of a row: decoded, augmented, then drawn. Raises RowError where its picture cannot be read."""
+    finite = np.isfinite(row.keypoints).all(-1, keepdims=True)
+    known_keypoints = np.where(finite, row.keypoints, 0)
+    view = draw_view(rng, augment, row.width, row.height, size, known_keypoints)
+    keypoints = in_frame(move_keypoints(known_keypoints, view), size)[:max_people]
+    padded = np.zeros((max_people, NUM_KEYPOINTS, 3), np.float32)
+    padded[: len(keypoints)] = keypoints
+    known = {"num_people": len(keypoints), "caption": row.caption, "key": row.key}
+    sample: Sample = {"keypoints": torch.from_numpy(padded), **known}
+    if row.image is None:
+        if not row.latents:
+            raise RowError(f"{row.key}: no latents were made of it")
+        return sample | {name: torch.from_numpy(array.copy()) for name, array in row.latents.items()}
+    try:
+        image = warp(decode_reduced(row.image, size), view, row.width, row.height, size)
+    except ValueError as error:
+        raise RowError(f"{row.key}: {error}") from None
+    image = jitter(rng, augment, image)
+    skeleton = draw_keypoints(keypoints, size, size, SKELETON_WIDTH, VISIBLE)
+    return sample | {"image": _planes(image, (2, 1, 0)), "skeleton": _planes(skeleton)}
 
 
 class RowError(ValueError):
@@ -231,7 +241,8 @@ def in_frame(keypoints: Float32, size: int) -> Float32:
     return np.asarray(keypoints[inside.any(-1)], np.float32)
 
 
-def _planes(image: Image, swap: bool = False) -> torch.Tensor:
-    """A picture (H, W, 3) as float32 (3, H, W) in [-1, 1]; swap: from BGR."""
-    blob = cv2.dnn.blobFromImage(image, 1 / 127.5, mean=(127.5,) * 3, swapRB=swap)
-    return torch.from_numpy(blob[0])
+def _planes(image: Image, order: tuple[int, int, int] = (0, 1, 2)) -> torch.Tensor:
+    """A picture (H, W, 3) as float32 (3, H, W) in [-1, 1]; order: which plane each channel becomes."""
+    planes = np.empty((3, *image.shape[:2]), np.uint8)
+    cv2.split(image, [planes[place] for place in order])
+    return torch.from_numpy(planes).to(torch.float32).mul_(1 / 127.5).sub_(1)

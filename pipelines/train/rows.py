@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from detectors.types import NUM_KEYPOINTS
 from pipelines import columns
+from pipelines.record import Sample
 from pipelines.store import Store
 
 Float32 = NDArray[np.float32]
@@ -28,7 +29,7 @@ _WANTED: Final = ("key", "width", "height", "caption", "people")
 class Row:
     """A sample as stored.
 
-    keypoints: (N, 17, 3) of all people but crowds, the largest first. image: encoded; b"" where `latents` are read.
+    keypoints: (N, 17, 3) of all people but crowds, the largest first. image: encoded; None where `latents` are read.
     """
 
     key: str
@@ -36,7 +37,7 @@ class Row:
     height: int
     caption: str
     keypoints: Float32
-    image: bytes
+    image: memoryview | bytes | None
     latents: dict[str, NDArray[np.float16]]
 
 
@@ -55,6 +56,13 @@ def read_rows(
     return [found.get(row) for row in wanted]
 
 
+def stored_row(sample: Sample) -> Row:
+    """A sample of the record as a training needs it."""
+    people = sorted((person for person in sample.people if not person.iscrowd), key=lambda person: -person.area)
+    keypoints = np.array([person.keypoints for person in people], np.float32).reshape(-1, NUM_KEYPOINTS, 3)
+    return Row(sample.key, sample.width, sample.height, sample.caption, keypoints, sample.image or b"", {})
+
+
 def _rows(table: pa.Table, latents: str | None) -> list[Row]:
     if not table.num_rows:
         return []
@@ -62,15 +70,16 @@ def _rows(table: pa.Table, latents: str | None) -> list[Row]:
     keys, captions = table["key"].to_pylist(), table["caption"].to_pylist()
     widths, heights = table["width"].to_pylist(), table["height"].to_pylist()
     if latents is None:
-        images = pc.struct_field(table["image"].combine_chunks(), "bytes").to_pylist()
+        encoded = pc.struct_field(table["image"].combine_chunks(), "bytes")
+        images: list[memoryview | None] = [memoryview(data.as_buffer() or b"") for data in encoded]
         arrays: list[dict[str, NDArray[np.float16]]] = [{} for _ in keys]
     else:
-        images = [b""] * len(keys)
+        images = [None] * len(keys)
         arrays = [
             _arrays(row, latents) for row in table.select([n for n in table.column_names if "." in n]).to_pylist()
         ]
     return [
-        Row(key, width, height, caption or "", keypoints, image or b"", more)
+        Row(key, width, height, caption or "", keypoints, image, more)
         for key, width, height, caption, keypoints, image, more in zip(
             keys, widths, heights, captions, people, images, arrays, strict=True
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from pipelines import shards
+from pipelines import columns, record, shards
 from pipelines.annotate import Annotation
 from pipelines.config import UserError
 from pipelines.images import decode_image
@@ -21,9 +22,11 @@ from pipelines.store import Store
 from pipelines.takedown import take_down
 from pipelines.taken import Entry
 from pipelines.train.augment import Augment
-from pipelines.train.data import PoseShards, RowError
+from pipelines.train.data import PoseShards, RowError, make_sample
 from pipelines.train.listing import from_json, list_shards, to_json
+from pipelines.train.rows import stored_row
 from tests.pipelines.small_dataset import add_columns, write_dataset
+from tests.pipelines.small_dataset import sample as draw_sample
 
 SIZE = 64
 
@@ -126,10 +129,6 @@ def test_other_poses_take_the_place_of_the_stored_ones(tmp_path: Path) -> None:
 
 def nobody(rows: list[Any]) -> Any:
     """Annotate with no people."""
-    from dataclasses import replace
-
-    from pipelines import columns, record
-
     return record.samples_to_table([replace(row, people=()) for row in rows]).select(list(columns.POSES))
 
 
@@ -157,6 +156,17 @@ def test_a_corrupt_shard_is_named_and_other_samples_take_its_place(
     assert [batch["key"] for batch in other] == after
     with pytest.raises(RowError, match=r"00000001\.parquet"):
         batches([str(tmp_path)], 6, on_error="raise")
+
+
+def test_pictures_of_another_size_and_places_that_are_no_numbers_do_no_harm() -> None:
+    row = stored_row(draw_sample("0" * 16, 0, 1))
+    rng = np.random.default_rng(0)
+    with pytest.raises(RowError, match="not of 65 x 64 pixels"):
+        make_sample(replace(row, width=65), Augment(), SIZE, 10, rng)
+    spoilt = row.keypoints.copy()
+    spoilt[0, 5, 0], spoilt[0, 6, 1] = np.nan, np.inf
+    made = make_sample(replace(row, keypoints=spoilt), Augment(), SIZE, 10, rng)
+    assert np.isfinite(made["keypoints"]).all()
 
 
 def test_a_listing_that_was_kept_gives_the_same_order_while_the_dataset_grows(tmp_path: Path) -> None:
