@@ -22,7 +22,7 @@ LEAVES: Final = ("prompts", "detectors")
 """Packages that know nothing of UserError: the ValueErrors they define are the user's mistakes too."""
 
 
-SEVERAL: Final = ("--models", "--gpus")
+SEVERAL: Final = ("--models", "--gpus", "--data")
 """Options that take several values in a row."""
 
 

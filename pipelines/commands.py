@@ -16,6 +16,7 @@ from pipelines import (
     commands_second,
     commands_sets,
     commands_takedown,
+    commands_train,
     options,
 )
 from pipelines.config import UserError, load_config
@@ -42,6 +43,7 @@ def register(app: typer.Typer) -> None:
     commands_sets.register_detectors(app, evaluate_app)
     commands_second.register(app)
     commands_laion.register(app)
+    commands_train.register(app)
     app.add_typer(evaluate_app, name="evaluate", epilog=examples("humansd evaluate mini --n 500"))
     app.command(epilog=examples("humansd status ghi", "humansd status s3://bucket/ghi --watch"))(status)
     app.command(

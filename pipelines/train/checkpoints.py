@@ -55,6 +55,7 @@ def save(run: Path, state: State, keep: int) -> Path:
     """
     final = run / FOLDER / f"{state.step:08d}"
     temporary = final.with_name(f".{final.name}.{os.getpid()}{_TEMPORARY}")
+    shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     about = {"step": state.step, "optimizer": state.optimizer_name, "ema_steps": state.ema_steps}
     (temporary / "state.json").write_text(json.dumps(about), encoding="utf-8")

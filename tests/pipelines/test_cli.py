@@ -55,6 +55,8 @@ def test_there_are_the_commands_that_there_should_be() -> None:
         "laion",
         "laion index",
         "laion retry",
+        "train",
+        "sample",
         "detect",
         "regate",
         "annotate",
@@ -106,7 +108,7 @@ def test_options_mean_the_same_everywhere() -> None:
         for parameter in command.params:
             helps.setdefault(parameter.opts[0], {}).setdefault(parameter.help, []).append(" ".join(path))
     for shared in ("--seed", "--workers", "--set", "--json", "--shards", "--address"):
-        meanings = [where for where in helps[shared].values() if where != ["inspect"]]
+        meanings = [where for where in helps[shared].values() if where not in (["inspect"], ["sample"])]
         assert len(meanings) == 1, f"{shared}: {helps[shared]}"
 
 

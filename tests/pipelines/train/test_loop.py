@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.multiprocessing.spawn import spawn
+
+from pipelines.config import UserError
+from pipelines.train import checkpoints, curves
+from pipelines.train.config import OptimizerConfig
+from pipelines.train.listing import list_shards, to_json
+from pipelines.train.loop import Place, learning_rate, train
+from tests.pipelines.small_dataset import write_dataset
+from tests.pipelines.train.tiny import task, train_one_of_two
+
+STEPS = 5
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where runs lie; beside them the listing of a small dataset."""
+    found = tmp_path_factory.mktemp("runs")
+    write_dataset(found / "ghi", 2)
+    (found / "listing.json").write_text(to_json(list_shards([str(found / "ghi")])), encoding="utf-8")
+    return found
+
+
+@pytest.fixture(scope="module")
+def undisturbed(folder: Path) -> Path:
+    run = folder / "undisturbed"
+    train(task(run, STEPS, ["output.grid_samples=2", "output.grid_every=3"]), Place())
+    return run
+
+
+def files(run: Path) -> dict[str, Any]:
+    """What a run ends with: trained and averaged weights, and the optimizer's state."""
+    state = checkpoints.load_newest(run)
+    assert state is not None
+    assert state.step == STEPS
+    assert state.ema is not None
+    moments = {f"{n}.{k}": v for n, one in state.optimizer["state"].items() for k, v in one.items()}
+    saved = load_file(run / "model" / "unet" / "diffusion_pytorch_model.safetensors")
+    return {**state.unet, **{f"ema.{k}": v for k, v in state.ema.items()}, **moments, **saved}
+
+
+def test_a_run_leaves_curves_checkpoints_grids_and_a_model(undisturbed: Path) -> None:
+    points = curves.read(undisturbed)
+    assert [point.step for point in points] == [1, 2, 3, 4, 5]
+    assert all(point.weighted_loss > point.loss > 0 for point in points)
+    assert all(point.images_per_second > 0 and 0 <= point.data_wait <= 100 for point in points)
+    assert checkpoints.steps(undisturbed) == [4, 5]
+    assert [path.name for path in sorted((undisturbed / "grids").iterdir())] == ["00000003.png", "00000005.png"]
+    assert list((undisturbed / "tensorboard").iterdir())
+    state = checkpoints.load_newest(undisturbed)
+    assert state is not None
+    assert state.ema is not None
+    saved = load_file(undisturbed / "model" / "unet" / "diffusion_pytorch_model.safetensors")
+    assert all(torch.equal(saved[name], value) for name, value in state.ema.items())  # the average is what is saved
+
+
+@pytest.mark.parametrize("killed_after", [pytest.param(1, marks=pytest.mark.slow), 3])
+def test_a_run_killed_anywhere_ends_with_the_same_bits(folder: Path, undisturbed: Path, killed_after: int) -> None:
+    """Before the first checkpoint (of step 2), and after it."""
+    run = folder / f"killed{killed_after}"
+    command = [sys.executable, "-m", "tests.pipelines.train.tiny", str(run), str(STEPS), json.dumps([])]
+    process = subprocess.Popen(command, cwd=ROOT)
+    while len(curves.read(run)) < killed_after:
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert not (run / "model").exists(), "killed too late to tell"
+    train(task(run, STEPS), Place())
+    expected, found = files(undisturbed), files(run)
+    assert expected.keys() == found.keys()
+    assert [name for name, value in expected.items() if not torch.equal(value, found[name])] == []
+    one, other = curves.read(undisturbed), curves.read(run)
+    assert [(p.step, p.loss, p.weighted_loss) for p in one] == [(p.step, p.loss, p.weighted_loss) for p in other]
+
+
+def test_a_run_goes_on_with_another_number_of_workers(folder: Path, undisturbed: Path) -> None:
+    run = folder / "two"
+    train(task(run, 2), Place())
+    spawn(train_one_of_two, (str(run), STEPS, str(folder / "rendezvous")), nprocs=2)
+    one, two = curves.read(undisturbed), curves.read(run)
+    assert [point.loss for point in two] == pytest.approx([point.loss for point in one], rel=1e-3)
+    expected, found = files(undisturbed), files(run)
+    for name in ("conv_in.weight", "conv_out.weight"):
+        assert torch.allclose(expected[name], found[name], atol=2e-4)
+
+
+def test_a_batch_in_parts_trains_the_same(folder: Path, undisturbed: Path) -> None:
+    run = folder / "parts"
+    train(task(run, 2, ["compute.accumulation=2", "compute.gradient_checkpointing=true"]), Place())
+    one, other = curves.read(undisturbed), curves.read(run)
+    assert [p.loss for p in other] == pytest.approx([p.loss for p in one[:2]], rel=1e-3)
+    assert [p.grad_norm for p in other] == pytest.approx([p.grad_norm for p in one[:2]], rel=1e-2)
+
+
+def test_a_training_that_explodes_says_what_to_do(folder: Path) -> None:
+    run = folder / "explodes"
+    with pytest.raises(UserError, match=r"no finite gradient in 10 steps .* smaller optimizer.learning_rate"):
+        train(task(run, 20, ["optimizer.learning_rate=1e30"]), Place())
+
+
+def test_another_optimizer_does_not_take_over(folder: Path, undisturbed: Path) -> None:
+    run = folder / "other"
+    state = checkpoints.load_newest(undisturbed)
+    assert state is not None
+    state.optimizer_name = "AdamW8bit"
+    checkpoints.save(run, state, 2)
+    with pytest.raises(UserError, match="was trained with AdamW8bit, and here it would be AdamW"):
+        train(task(run, 6), Place())
+
+
+def test_the_learning_rate_rises_then_falls() -> None:
+    config = OptimizerConfig(learning_rate=1.0, schedule="cosine", warmup_steps=4)
+    rates = [learning_rate(step, 100, config) for step in range(101)]
+    assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert rates[4:] == sorted(rates[4:], reverse=True)
+    assert rates[100] == pytest.approx(0.05)
+    assert learning_rate(77, 100, OptimizerConfig(learning_rate=1.0)) == 1.0
