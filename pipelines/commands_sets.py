@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from pipelines import options
-from pipelines.config import UserError, load_config
+from pipelines.config import UserError, load_config, of_kind
+from pipelines.detector import DetectorConfig
 from pipelines.options import examples
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ def register_detectors(app: typer.Typer, evaluate: typer.Typer) -> None:
         epilog=examples(
             "humansd detect photos/ --model mini-pose --out poses",
             "humansd detect 'art/**/*.png' more.parquet --out poses --overlays",
-            "humansd detect ghi --model mini-pose --out poses --json",
+            "humansd detect photos/ --model custom+rtmpose-m --set detector.person_config=my.py "
+            "--set detector.person_checkpoint=my.pth --out poses",
         )
     )(detect)
     evaluate.command(
@@ -55,6 +57,17 @@ def register_detectors(app: typer.Typer, evaluate: typer.Typer) -> None:
 Model = Annotated[str, typer.Option(help="The pose detector; humansd models list names them.")]
 Batch = Annotated[int, typer.Option(min=1, help="Images (and people) a batch.")]
 Device = Annotated[str | None, typer.Option(help="A torch device; by default the GPU if there is one.")]
+SetDetector = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="A key of [detector], as detector.flip_test=true; repeatable."),
+]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Given:
+    """What --set can say here: the `[detector]` table that jobs have."""
+
+    detector: DetectorConfig = dataclasses.field(default_factory=DetectorConfig)
 
 
 def detect(
@@ -67,6 +80,7 @@ def detect(
     overlays: Annotated[bool, typer.Option("--overlays", help="Draw every image's skeletons over it.")] = False,
     batch_size: Batch = 8,
     device: Device = None,
+    set_: SetDetector = None,
     json: options.Json = False,
 ) -> int:
     """Find people and their poses in any images: Parquet, COCO JSON and a contact sheet.
@@ -76,7 +90,7 @@ def detect(
     from pipelines import detect as runner
 
     asked = runner.Asked(model, batch_size, min_score, overlays)
-    found = runner.run_detect(inputs, out, asked, lambda: _load(model, batch_size, device), options.say)
+    found = runner.run_detect(inputs, out, asked, lambda: _load(model, batch_size, device, set_), options.say)
     unusable = found.unusable or {}
     if json:
         options.print_json(dataclasses.asdict(found))
@@ -95,6 +109,7 @@ def evaluate_detector(
     data: Annotated[list[str] | None, typer.Option(metavar="OUT", help="A dataset instead; repeatable.")] = None,
     batch_size: Batch = 8,
     device: Device = None,
+    set_: SetDetector = None,
     json: options.Json = False,
 ) -> int:
     """Measure a pose detector on annotated images: COCO's AP and AR in its own boxes, also by scene.
@@ -106,7 +121,7 @@ def evaluate_detector(
     if (ann is None or images is None) == (not data) or (data and (ann or images)):
         raise UserError("give either --ann FILE and --images DIR, or --data OUT")
     chosen = judge.annotated_dataset(data) if data else judge.annotated_set(ann or "", images or "")
-    loaded, _ = _load(model, batch_size, device)
+    loaded, _ = _load(model, batch_size, device, set_)
     scores = judge.evaluate_detector(loaded, chosen, batch_size, options.say)
     if json:
         for row in judge.as_json(scores):
@@ -120,12 +135,15 @@ def evaluate_detector(
     return 1 if scores.unusable else 0
 
 
-def _load(model: str, batch_size: int, device: str | None) -> tuple[Detector, dict[str, str]]:
-    """Load a detector, and what it is by content. Raises UserError where it cannot be had."""
-    from pipelines.detector import DetectorConfig, detector_digests, load
+def _load(model: str, batch_size: int, device: str | None, set_: list[str] | None) -> tuple[Detector, dict[str, str]]:
+    """Load a detector, and what decides what it finds. Raises UserError where it cannot be had."""
+    from pipelines.detector import detector_digests, load
 
-    config = DetectorConfig(name=model, batch_size=batch_size)
-    return load(config, device or _device()), detector_digests(config)
+    asked = [f"detector.name={model}", f"detector.batch_size={batch_size}", *(set_ or [])]
+    config = load_config(Given, None, asked).detector
+    digests = detector_digests(config)
+    settings = {f"detector.{name}": value for name, value in of_kind(config, "identity").items()}
+    return load(config, device or _device()), {**settings, **digests}
 
 
 def _device() -> str:

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from detectors.mm import ModelFiles, _for_inference, read_config
+from detectors import weights
+from detectors.mm import ModelFiles, _for_inference, config_path, read_config
 
 SIZE = 128
 
@@ -89,6 +91,14 @@ def random_weights(config: Path, checkpoint: Path) -> ModelFiles:
     meta = {"dataset_meta": {"classes": ("person",)}} if scope == "mmdet" else {}
     torch.save({"meta": meta, "state_dict": net.state_dict()}, checkpoint)
     return ModelFiles(str(config), checkpoint)
+
+
+def as_saved_by_mmengine(part: str, folder: Path) -> ModelFiles:
+    """The shipped weights of mini-mm in the layout that mmpose loads."""
+    state = {name: value.float() for name, value in load_file(weights.find(f"mini-mm-{part}")).items()}
+    meta = {"dataset_meta": {"classes": ("person",)}} if part == "person" else {}
+    torch.save({"meta": meta, "state_dict": state}, folder / f"{part}.pth")
+    return ModelFiles(str(config_path(f"detectors::mini_mm_{part}.py")), folder / f"{part}.pth")
 
 
 @torch.no_grad()

@@ -11,7 +11,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from detectors import weights
 from detectors.mini import MiniPose
+from detectors.mm import config_path
 from pipelines import cli, detect
 from pipelines.images import decode_image
 from tests.pipelines.drawn_set import drawing, png
@@ -140,3 +142,27 @@ def test_other_images_need_another_out(photos: Path, tmp_path: Path, capsys: pyt
     assert cli.main(["detect", str(photos / "0.png"), "--out", out]) == 0
     assert cli.main(["detect", str(photos / "1.png"), "--out", out]) == 2
     assert "take another --out" in capsys.readouterr().err
+
+
+def test_own_networks_and_settings(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("mmpose")
+    own = []
+    for part in ("person", "pose"):
+        config = tmp_path / f"my_{part}.py"
+        config.write_text(f"_base_ = {str(config_path(f'detectors::mini_mm_{part}.py'))!r}\n")
+        own += [f"detector.{part}_config={config}", f"detector.{part}_checkpoint={weights.find(f'mini-mm-{part}')}"]
+    sets = [word for one in own for word in ("--set", one)]
+    image = str(photos / "1.png")
+    assert cli.main(["detect", image, "--model", "custom+custom", *sets, "--out", str(tmp_path / "own")]) == 0
+    assert cli.main(["detect", image, "--model", "mini-mm", "--out", str(tmp_path / "named")]) == 0
+    mine, named = (poses(tmp_path / out)["people"][0] for out in ("own", "named"))
+    assert len(mine) == 2
+    for a, b in zip(mine, named, strict=True):
+        assert np.array_equal(a["keypoints"], b["keypoints"])
+    flipped = ["detect", image, "--model", "mini-mm", "--set", "detector.flip_test=true", "--out"]
+    assert cli.main([*flipped, str(tmp_path / "named")]) == 2
+    assert "detector.flip_test: false -> true" in capsys.readouterr().err
+    assert cli.main([*flipped, str(tmp_path / "flipped")]) == 0
+    assert not np.array_equal(poses(tmp_path / "flipped")["people"][0][0]["keypoints"], named[0]["keypoints"])
+    assert cli.main(["detect", image, "--set", "detector.flip=true", "--out", str(tmp_path / "no")]) == 2
+    assert "flip_test" in capsys.readouterr().err
