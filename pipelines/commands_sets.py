@@ -41,8 +41,7 @@ def register_detectors(app: typer.Typer, evaluate: typer.Typer) -> None:
         epilog=examples(
             "humansd detect photos/ --model mini-pose --out poses",
             "humansd detect 'art/**/*.png' more.parquet --out poses --overlays",
-            "humansd detect photos/ --model custom+rtmpose-m --set detector.person_config=my.py "
-            "--set detector.person_checkpoint=my.pth --out poses",
+            "humansd detect ghi --set detector.flip_test=true --out poses --json",
         )
     )(detect)
     evaluate.command(
@@ -57,10 +56,6 @@ def register_detectors(app: typer.Typer, evaluate: typer.Typer) -> None:
 Model = Annotated[str, typer.Option(help="The pose detector; humansd models list names them.")]
 Batch = Annotated[int, typer.Option(min=1, help="Images (and people) a batch.")]
 Device = Annotated[str | None, typer.Option(help="A torch device; by default the GPU if there is one.")]
-SetDetector = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="A key of [detector], as detector.flip_test=true; repeatable."),
-]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -80,7 +75,7 @@ def detect(
     overlays: Annotated[bool, typer.Option("--overlays", help="Draw every image's skeletons over it.")] = False,
     batch_size: Batch = 8,
     device: Device = None,
-    set_: SetDetector = None,
+    set_: options.Set = None,
     json: options.Json = False,
 ) -> int:
     """Find people and their poses in any images: Parquet, COCO JSON and a contact sheet.
@@ -109,7 +104,7 @@ def evaluate_detector(
     data: Annotated[list[str] | None, typer.Option(metavar="OUT", help="A dataset instead; repeatable.")] = None,
     batch_size: Batch = 8,
     device: Device = None,
-    set_: SetDetector = None,
+    set_: options.Set = None,
     json: options.Json = False,
 ) -> int:
     """Measure a pose detector on annotated images: COCO's AP and AR in its own boxes, also by scene.
