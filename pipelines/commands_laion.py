@@ -21,6 +21,7 @@ laion_app = typer.Typer(invoke_without_command=True)
 def register(app: typer.Typer) -> None:
     """Add these commands to the command line."""
     app.add_typer(laion_app, name="laion")
+    app.command(epilog=examples("humansd clean laion --dry-run", "humansd clean s3://bucket/laion"))(clean)
 
 
 @laion_app.callback(
@@ -87,6 +88,34 @@ def laion_index(
 
     build(embeddings, out, memory_gb)
     options.say(f"index in {out}: use it with --set index.folder={out}")
+
+
+def clean(
+    out: options.Dataset,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go; remove nothing.")] = False,
+    json: options.Json = False,
+) -> None:
+    """Remove the downloads of a LAION-Human dataset whose shards are finished, and what only settling them needed.
+
+    The dataset stays as it is; a larger --n still extends it, and near-duplicates give way to what is there. Addresses
+    that failed in passing are not asked again: run humansd laion retry before.
+    """
+    from pipelines.laion import clean as cleaning
+    from pipelines.status import size
+
+    found = cleaning.clean(out, dry_run=dry_run)
+    if json:
+        options.print_json(dataclasses.asdict(found))
+        return
+    would = "would be " if dry_run else ""
+    print(f"{size(found.bytes)} in {found.files:,} files of {found.shards:,} shards {would}removed")
+    if found.waiting:
+        options.say(f"{found.waiting:,} shards are not finished: theirs stay (humansd status {out})")
+    if found.transient:
+        options.say(
+            f"{found.transient:,} addresses that failed in passing {'would ' if dry_run else 'will '}not be asked again"
+            + (f": humansd laion retry {out} asks them first" if dry_run else "")
+        )
 
 
 def _finish_laion(report: JobReport, out: str, json: bool) -> int:

@@ -17,6 +17,7 @@ def register(app: typer.Typer) -> None:
         epilog=examples(
             "humansd regate ghi --set gates.min_keypoint_score=0.5 --out sure --dry-run",
             "humansd regate ghi --detector mini-pose --out other --workers 2",
+            "humansd regate laion --set gates.min_clip_score=25 --out closer",
         )
     )(regate)
     app.command(
@@ -41,8 +42,9 @@ def regate(
 ) -> int:
     """Judge a dataset's images anew, with another detector or other gates, into another dataset.
 
-    Accepted and rejected images are detected and gated again; nothing is sampled or downloaded. The lowest accepted
-    attempt fills each slot. `humansd ghi` with the same settings and the same --out then fills slots that are short.
+    Accepted and rejected images are detected and gated again; nothing is sampled or downloaded. Of generated images
+    the lowest accepted attempt fills each slot, and `humansd ghi` with the same settings and --out fills what is short.
+    Of images from the web near-duplicates are judged anew as well.
     """
     from pipelines import regate as second
 

@@ -69,13 +69,14 @@ class Manifest:
 class Problem:
     """Something `verify` found: file (relative to OUT), what is wrong, and the shard to make anew, if it is one.
 
-    columns: the added columns that it concerns; None: the dataset itself.
+    columns: the added columns that it concerns; None: the dataset itself. stage: the folder of an earlier stage.
     """
 
     file: str
     what: str
     shard: int | None = None
     columns: str | None = None
+    stage: str = ""
 
 
 def manifest_of(job: Job) -> Manifest:
@@ -160,7 +161,7 @@ class Standing:
     short: list[str] = dataclasses.field(default_factory=list)
 
 
-def standing(manifest: Manifest, wanted: range, markers: Iterable[shards.Done]) -> Standing:
+def standing(manifest: Manifest, wanted: Iterable[int], markers: Iterable[shards.Done]) -> Standing:
     """What is there of the shards wanted, and what is to do.
 
     A committed shard is grown where it holds fewer slots than asked now, or has slots that could not be filled and
@@ -256,6 +257,8 @@ def verify(out: str) -> Iterator[Problem]:
     Raises UserError where OUT is no dataset.
     """
     store = Store(out)
+    for stage in _stages(store):
+        yield from _problems_of_stage(store, stage, lease.live(store.below(stage)))
     yield from _problems(store, lease.live(store))
     for name in columns.names(store):
         own = columns.folder(store, name)
@@ -264,6 +267,10 @@ def verify(out: str) -> Iterator[Problem]:
 
 def _problems(store: Store, running: Sequence[lease.Holder]) -> Iterator[Problem]:
     manifest = read_manifest(store)
+    if manifest.source == "laion-human" and store.names("plan"):
+        from pipelines.laion import stages
+
+        yield from stages.problems(store)
     keys: dict[str, int] = {}
     committed = shards.done_indices(store)
     for index in committed:
@@ -280,6 +287,20 @@ def _problems(store: Store, running: Sequence[lease.Holder]) -> Iterator[Problem
                 yield Problem(file, "left over from an interrupted write")
             elif number not in settled and (folder or number >= 0):
                 yield Problem(file, "has no done marker: never committed")
+
+
+def _stages(store: Store) -> list[str]:
+    """The folders of earlier stages, which are datasets of their own, as they follow from each other."""
+    if read_manifest(store).source != "laion-human":
+        return []
+    from pipelines.laion import stages
+
+    return stages.folders(store)
+
+
+def _problems_of_stage(store: Store, stage: str, running: Sequence[lease.Holder]) -> Iterator[Problem]:
+    for problem in _problems(store.below(stage), running):
+        yield dataclasses.replace(problem, file=f"{stage}/{problem.file}", stage=stage)
 
 
 def _problems_of_columns(store: Store, name: str, running: Sequence[lease.Holder]) -> Iterator[Problem]:
@@ -339,12 +360,22 @@ def _verify_file(store: Store, name: str, expected: shards.FileInfo) -> str | No
 def repair(out: str) -> list[Problem]:
     """Drop what does not match, so that running the job again makes exactly that anew. Returns what was found.
 
+    Of a shard whose earlier stage is dropped, the stages that follow from it are dropped too; its rows stay until then.
     Raises UserError while a driver works on OUT.
     """
     store = Store(out)
     read_manifest(store)
     with contextlib.ExitStack() as stack:
         found: list[Problem] = []
+        bad: set[int] = set()
+        for stage in _stages(store):
+            own = store.below(stage)
+            stack.enter_context(contextlib.closing(lease.acquire(own, EVERYTHING, lease.new_run())))
+            some = list(_problems_of_stage(store, stage, ()))
+            follows = [Problem(shards.done_name(index), "", index, stage=stage) for index in sorted(bad)]
+            _drop(store, own, [*some, *follows])
+            bad.update(problem.shard for problem in some if problem.shard is not None)
+            found += some
         for name in (None, *columns.names(store)):  # the dataset first: columns follow it
             own = store if name is None else columns.folder(store, name)
             stack.enter_context(contextlib.closing(lease.acquire(own, EVERYTHING, lease.new_run())))
@@ -357,6 +388,6 @@ def repair(out: str) -> list[Problem]:
 def _drop(store: Store, own: Store, problems: Sequence[Problem]) -> None:
     bad = sorted({problem.shard for problem in problems if problem.shard is not None})
     own.remove(shards.done_name(index) for index in bad)  # first: from here on these shards do not exist
-    folders = shards.FOLDERS if own is store else ("",)
+    folders = ("",) if any(problem.columns for problem in problems) else shards.FOLDERS
     own.remove(shards.table_name(folder, index) for index in bad for folder in folders)
     store.remove(problem.file for problem in problems if problem.shard is None)

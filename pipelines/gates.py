@@ -94,14 +94,12 @@ def broken_image(measured: Measured, asked: int, config: GatesConfig) -> str | N
         return None
     if measured["finite"] == 0:
         return "nan"
-    if _below(measured, "brightest", config.black):
-        return "black"
-    return "constant" if _below(measured, "deviation", config.constant) else None
+    return blank(measured, config.black, config.constant)
 
 
 def safety(measured: Measured, asked: int, config: GatesConfig) -> str | None:
     """The safety classifier's score."""
-    return "nsfw" if _above(measured, "nsfw", config.max_nsfw) else None
+    return "nsfw" if above(measured, "nsfw", config.max_nsfw) else None
 
 
 def people_count(measured: Measured, asked: int, config: GatesConfig) -> str | None:
@@ -116,32 +114,32 @@ def people_count(measured: Measured, asked: int, config: GatesConfig) -> str | N
 
 def usable_pose(measured: Measured, asked: int, config: GatesConfig) -> str | None:
     """Each person has enough keypoints found to be a pose at all."""
-    return "too_few_keypoints" if _below(measured, "usable_keypoints", config.min_usable_keypoints) else None
+    return "too_few_keypoints" if below(measured, "usable_keypoints", config.min_usable_keypoints) else None
 
 
 def visible_keypoints(measured: Measured, asked: int, config: GatesConfig) -> str | None:
     """Enough keypoints are found and lie inside the image."""
-    return "hidden" if _below(measured, "visible", config.min_visible) else None
+    return "hidden" if below(measured, "visible", config.min_visible) else None
 
 
 def keypoint_score(measured: Measured, asked: int, config: GatesConfig) -> str | None:
     """The least certain pose is certain enough."""
-    return "uncertain" if _below(measured, "keypoint_score", config.min_keypoint_score) else None
+    return "uncertain" if below(measured, "keypoint_score", config.min_keypoint_score) else None
 
 
 def person_size(measured: Measured, asked: int, config: GatesConfig) -> str | None:
     """The smallest person is large enough."""
-    return "too_small" if _below(measured, "person_size", config.min_person_size) else None
+    return "too_small" if below(measured, "person_size", config.min_person_size) else None
 
 
 def truncation(measured: Measured, asked: int, config: GatesConfig) -> str | None:
     """Nobody is cut off by the image's border too much."""
-    return "truncated" if _above(measured, "truncation", config.max_truncation) else None
+    return "truncated" if above(measured, "truncation", config.max_truncation) else None
 
 
 def clip_score(measured: Measured, asked: int, config: GatesConfig) -> str | None:
     """The image shows what the caption says."""
-    return "off_caption" if _below(measured, "clip_score", config.min_clip_score) else None
+    return "off_caption" if below(measured, "clip_score", config.min_clip_score) else None
 
 
 Gate = Callable[[Measured, int, GatesConfig], str | None]
@@ -160,12 +158,21 @@ GATES: Final[Mapping[str, Gate]] = {
 """Every gate by the name that rejections carry, in the order they are asked."""
 
 
-def _below(measured: Measured, name: str, threshold: float | None) -> bool:
+def blank(measured: Measured, black: float, constant: float) -> str | None:
+    """Whether an image is black, or of one colour: its brightest value and deviation (0-255) against thresholds."""
+    if below(measured, "brightest", black):
+        return "black"
+    return "constant" if below(measured, "deviation", constant) else None
+
+
+def below(measured: Measured, name: str, threshold: float | None) -> bool:
+    """Whether a value was measured and lies below a threshold that is set."""
     value = measured.get(name)
     return threshold is not None and value is not None and value < threshold
 
 
-def _above(measured: Measured, name: str, threshold: float | None) -> bool:
+def above(measured: Measured, name: str, threshold: float | None) -> bool:
+    """Whether a value was measured and lies above a threshold that is set."""
     value = measured.get(name)
     return threshold is not None and value is not None and value > threshold
 

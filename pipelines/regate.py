@@ -6,9 +6,10 @@ What is common to all sources is here; how rows become a shard again is the sour
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 from pipelines.config import UserError, difference
@@ -53,13 +54,11 @@ class Survey:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A regate that can run: the dataset it reads, the job, what builds its work, where it runs, what it will find."""
+    """A regate that can run: what it will find, the job that writes the new dataset, and all there is to do for it."""
 
-    source: Store
-    job: Job
-    make_work: MakeRegate
-    runtime: Runtime
     survey: Survey
+    job: Job
+    run: Callable[[], JobReport]
 
 
 def plan_regate(
@@ -83,37 +82,46 @@ def plan_regate(
     follow.check_version(source, manifest)
     if Store(to).path("") == source.path(""):
         raise UserError(f"--out {to} is the dataset itself: regate leaves it as it is and makes another one")
-    if manifest.source != "ghi":
-        raise UserError(f"{out}: regate knows generated datasets, not {manifest.source}")
     given = [*([f"detector.name={detector}"] if detector else []), *overrides]
+    if manifest.source == "laion-human":
+        from pipelines.laion import regate as laion
+
+        return laion.plan(source, manifest, to, given, shards, address)
+    if manifest.source != "ghi":
+        raise UserError(f"{out}: regate knows ghi and laion-human; {manifest.source} has annotated poses and no gates")
     job, make_work, runtime = ghi.compose(source, manifest, to, given, shards, address)
     changes = difference(manifest.identity, job.identity)
     if not changes:
         raise UserError(f"{out} was made with this detector and these gates: there is nothing to judge anew")
     wanted = manifest.shards if shards is None else shards
-    return Plan(source, job, make_work, runtime, _survey(source, make_work, wanted, len(manifest.shards), changes))
+    survey = _survey(source, make_work, wanted, len(manifest.shards), changes)
+    return Plan(survey, job, partial(_run_ghi, source, job, make_work, runtime))
 
 
 def run_regate(plan: Plan) -> JobReport:
     """Make what a plan says, or what is still missing of it."""
+    return plan.run()
+
+
+def _run_ghi(source: Store, job: Job, make_work: MakeRegate, runtime: Runtime) -> JobReport:
     from pipelines import dataset, lease
     from pipelines.engine import run_job
     from pipelines.ghi.outcomes import candidate_of, key_of
     from pipelines.store import Store
     from pipelines.taken import Takedowns
 
-    to = Store(plan.job.out)
-    dataset.check_manifest(to, dataset.manifest_of(plan.job))
-    entries = Takedowns.read(plan.source).entries
+    to = Store(job.out)
+    dataset.check_manifest(to, dataset.manifest_of(job))
+    entries = Takedowns.read(source).entries
     if entries:  # what was taken down stays so under its new key
         renamed = [
-            replace(entry, value=key_of(plan.job.identity_hash, candidate_of(entry.value, 1).slot))
+            replace(entry, value=key_of(job.identity_hash, candidate_of(entry.value, 1).slot))
             for entry in entries
             if entry.kind == "key" and entry.value.rpartition("-")[2].isdecimal()
         ]
         others = [entry for entry in entries if entry.kind != "key"]
         Takedowns.read(to).add([*renamed, *others]).write(to, lease.new_run())
-    return run_job(plan.job, plan.make_work, plan.runtime)
+    return run_job(job, make_work, runtime)
 
 
 def as_text(survey: Survey) -> str:
@@ -128,8 +136,8 @@ def as_text(survey: Survey) -> str:
         lines.append(f"{survey.stand:,} rejected candidates have no image and stay rejected whatever it shows")
     if survey.unsafe:
         lines.append(
-            f"{survey.unsafe:,} unsafe candidates cannot be judged anew, because no bytes of them were kept: "
-            "they stay rejected (regate: no_image)"
+            f"{survey.unsafe:,} candidates cannot be judged anew, because no bytes of them were kept (of unsafe ones "
+            "they never are): they stay rejected (regate: no_image)"
         )
     if survey.unknown:
         lines.append(

@@ -36,6 +36,8 @@ class Status:
     eta_seconds: to the end at that speed; None while nobody works on it. drivers: who works on it now.
     gpu_seconds_per_1000, cost_per_1000: of 1,000 accepted samples, as the last driver reported them.
     short: shard → slots not filled; failed: shard → one line.
+    stages: shards that each earlier stage has committed, by its folder, where there are such stages; `closed` are those
+        that need them no longer.
     """
 
     out: str
@@ -58,6 +60,7 @@ class Status:
     cost_per_1000: float | None
     short: dict[int, int]
     failed: dict[int, str]
+    stages: dict[str, int]
 
     @property
     def accept_rate(self) -> float | None:
@@ -78,7 +81,9 @@ def read_status(out: str) -> Status:
     markers = {done.shard: done for done in shards.read_markers(store) if done.shard in manifest.shards}
     done = list(markers.values())
     missing = dataset.pending(manifest, manifest.shards, markers)
-    drivers = tuple(holder.owner for holder in lease.live(store))
+    folders = _folders(store, manifest)
+    held = [*lease.live(store), *(holder for folder in folders for holder in lease.live(store.below(folder)))]
+    drivers = tuple(dict.fromkeys(holder.owner for holder in held))
     progress = _read_json(store, PROGRESS)
     wall, worker = speed(done), worker_speed(done)
     if manifest.source == "laion-human":  # its time went into the stages before: those of OUT/raw and OUT/annotated
@@ -110,7 +115,26 @@ def read_status(out: str) -> Status:
         cost_per_1000=progress.get("cost_per_1000"),
         short={d.shard: len(d.short) for d in done if d.short},
         failed=_failed(store, set(markers)),
+        stages=_stages(store, folders, done),
     )
+
+
+def _folders(store: Store, manifest: dataset.Manifest) -> list[str]:
+    """The folders of stages that come before a dataset's shards."""
+    if manifest.source != "laion-human":
+        return []
+    from pipelines.laion import stages
+
+    return stages.folders(store)
+
+
+def _stages(store: Store, folders: Sequence[str], done: Sequence[Done]) -> dict[str, int]:
+    if not folders:
+        return {}
+    from pipelines.laion.stages import is_closed
+
+    found = {folder: len(shards.done_indices(store.below(folder))) for folder in folders}
+    return {**found, "closed": sum(map(is_closed, done))}
 
 
 def speed(done: Sequence[Done]) -> float | None:
@@ -186,6 +210,9 @@ def as_text(status: Status) -> str:
     ]
     if status.accept_rate is not None:
         lines.append(f"rejected   {status.rejected:,}: accept rate {100 * status.accept_rate:.1f}%")
+    if status.stages:
+        told = (f"{name} {number:,}" for name, number in status.stages.items())
+        lines.insert(2, f"stages     {', '.join(told)} of {status.shards:,} shards")
     counted = sum(status.reasons.values())
     lines += [
         f"           {100 * number / counted:5.1f}%  {reason}" for reason, number in list(status.reasons.items())[:8]

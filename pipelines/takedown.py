@@ -102,9 +102,9 @@ def _is_there(entry: Entry, taken: Takedowns, found: dict[str, Match]) -> bool:
 def _stages(store: Store, manifest: dataset.Manifest) -> list[Store]:
     if manifest.source != "laion-human":
         return []
-    from pipelines.laion import takedown
+    from pipelines.laion import stages
 
-    return takedown.stages(store)
+    return [store.below(folder) for folder in stages.folders(store)]
 
 
 def _outside(store: Store, manifest: dataset.Manifest, taken: Takedowns) -> Iterator[Match]:

@@ -9,27 +9,24 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detectors.types import Detector, Person
-from pipelines import preflight, shards
+from pipelines import preflight
 from pipelines.detector import load_pinned
 from pipelines.gates import Rejection
 from pipelines.images import decode_image, perceptual_hash
 from pipelines.judging import Steps, find_people, score_safety
 from pipelines.laion.config import LaionConfig
-from pipelines.laion.fetch import raw_folder
-from pipelines.laion.plan import read_candidates
+from pipelines.laion.images import read_raw
 from pipelines.laion.score import AestheticHead, Clip, load_clip_by_name
-from pipelines.record import KILLED_WORKER, WORKER_STAGE, LedgerRow, Sample, table_to_samples
+from pipelines.record import KILLED_WORKER, WORKER_STAGE, LedgerRow, Sample
 from pipelines.safety import SafetyScorer
 from pipelines.store import Store
 from pipelines.work import ShardContext, ShardResult, ShardTask
-
-ANNOTATED: Final = "annotated"
 
 
 @dataclass(slots=True)
@@ -92,8 +89,8 @@ class AnnotateWork:
         failed = {row.key: row for row in before.ledger}
         raw, transient = read_raw(self._store, task)
         todo = {key: sample for key, sample in raw.items() if key not in done and key not in failed}
-        steps = Steps(_harmless_row)
-        for batch in _batches(list(todo), self._config.score.clip_batch_size):
+        steps = Steps(harmless_row)
+        for batch in batches(list(todo), self._config.score.clip_batch_size):
             for live in context.rounds(batch):
                 rows = [Row(todo[key]) for key in live]
                 for stage, step in self._steps():
@@ -102,9 +99,9 @@ class AnnotateWork:
                     if row.failure is None:
                         done[row.sample.key] = annotated(row)
                     else:
-                        failed[row.sample.key] = _ledger_row(row.sample, task, row.failure)
+                        failed[row.sample.key] = ledger_row(row.sample, task, row.failure)
         for key in task.quarantined & raw.keys():
-            failed[key] = _ledger_row(raw[key], task, Rejection(WORKER_STAGE, KILLED_WORKER))
+            failed[key] = ledger_row(raw[key], task, Rejection(WORKER_STAGE, KILLED_WORKER))
         return ShardResult(
             accepted=[done[key] for key in raw if key in done],
             ledger=[failed[key] for key in raw if key in failed],
@@ -115,7 +112,7 @@ class AnnotateWork:
 
     def _steps(self) -> list[tuple[str, Callable[[Sequence[Row]], None]]]:
         config = self._config
-        found: list[tuple[str, Callable[[Sequence[Row]], None]]] = [("decode", _decode), ("clip", self._compare)]
+        found: list[tuple[str, Callable[[Sequence[Row]], None]]] = [("decode", decode), ("clip", self._compare)]
         found.append(("detect", lambda rows: find_people(rows, self._detector, config.detector.min_score)))
         if (safety := self._safety) is not None:
             found.append(("safety", lambda rows: score_safety(rows, safety)))
@@ -134,18 +131,6 @@ class AnnotateWork:
             row.aesthetic = None if scores is None else scores[number]
 
 
-def read_raw(store: Store, task: ShardTask) -> tuple[dict[str, Sample], list[str]]:
-    """The raw images of a shard over all generations, in the candidates' order; and the keys that may come later."""
-    found: dict[str, Sample] = {}
-    short: list[str] = []
-    for generation in range(task.max_attempts):
-        raw = store.below(raw_folder(generation))
-        found |= {sample.key: sample for sample in table_to_samples(shards.read_table(raw, "shards", task.index))}
-        short = list(shards.parse_done(raw.read(shards.done_name(task.index))).short)
-    order = [row["key"] for row in read_candidates(store, task.index)[: task.stop - task.start]]
-    return {key: found[key] for key in order if key in found}, short
-
-
 def annotated(row: Row) -> Sample:
     """What is known of an image now; `annotation` holds what gates ask beside the record's columns."""
     measured = {"brightest": float(row.pixels.max()), "deviation": float(row.pixels.std())}
@@ -161,14 +146,15 @@ def annotated(row: Row) -> Sample:
     )
 
 
-def _decode(rows: Sequence[Row]) -> None:
+def decode(rows: Sequence[Row]) -> None:
+    """Fill in `pixels` and `phash`."""
     for row in rows:
         assert row.sample.image is not None
         row.pixels = decode_image(row.sample.image)
         row.phash = perceptual_hash(row.pixels)
 
 
-def _harmless_row() -> Row:
+def harmless_row() -> Row:
     """A row that every step should be able to take."""
     from pipelines.images import encode_image
 
@@ -178,19 +164,20 @@ def _harmless_row() -> Row:
     return row
 
 
-def _batches(keys: list[str], size: int) -> list[list[str]]:
+def batches(keys: list[str], size: int) -> list[list[str]]:
+    """The keys, so many at a time."""
     return [keys[start : start + size] for start in range(0, len(keys), size)]
 
 
-def _ledger_row(sample: Sample, task: ShardTask, why: Rejection) -> LedgerRow:
-    measured: dict[str, Any] = {}
+def ledger_row(sample: Sample, task: ShardTask, why: Rejection) -> LedgerRow:
+    """The ledger row of an image that nothing could be found on."""
     return LedgerRow(
         key=sample.key,
         shard=task.index,
         attempt=1,
         stage=why.stage,
         reason=why.reason,
-        measured=measured,
+        measured={},
         caption=sample.caption,
         url=None if sample.origin is None else sample.origin.url,
     )

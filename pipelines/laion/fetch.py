@@ -28,6 +28,7 @@ from pipelines.laion.blocklist import BLOCKED, Hashes, Judge
 from pipelines.laion.config import FetchConfig
 from pipelines.laion.optout import OptOut
 from pipelines.laion.plan import read_candidates
+from pipelines.laion.stages import raw_folder
 from pipelines.record import KILLED_WORKER, WORKER_STAGE, LedgerRow, Origin, Sample
 from pipelines.store import Store
 from pipelines.taken import Takedowns, removed
@@ -41,11 +42,6 @@ log = logging.getLogger(__name__)
 
 Candidate = Mapping[str, Any]
 """A row of `plan.CANDIDATES`."""
-
-
-def raw_folder(generation: int) -> str:
-    """`raw/0` for the first try at every address, `raw/1` for the first retry of those that failed."""
-    return f"raw/{generation}"
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,14 @@ from typing import Final
 import numpy as np
 
 from detectors.types import Person
-from pipelines.gates import Rejection
+from pipelines.gates import SAFETY, Measured, Rejection, above, below, blank
 from pipelines.laion.config import LaionGates
 
-Measured = Mapping[str, float | None]
+OF_PEOPLE: Final = ("people", "usable_people", "best_keypoints", "best_area", "keypoint_score")
+"""What `measure_people` measures."""
+
+OF_USABLE: Final = ("keypoint_threshold", "min_keypoints", "min_person_area")
+"""The keys that decide `usable_people`."""
 
 MINORS: Final = re.compile(
     r"\b(child|children|kids?|boys?|girls?|bab(y|ies)|toddlers?|infants?|newborns?|teen(ager)?s?|minors?|preteens?|"
@@ -55,61 +59,54 @@ def judge(measured: Measured, caption: str, gates: LaionGates) -> Rejection | No
 
 def safety(measured: Measured, caption: str, gates: LaionGates) -> str | None:
     """The classifier's score and the metadata's; a lower bar where the text may speak of someone under age."""
-    if _above(measured, "nsfw", gates.max_nsfw) or _above(measured, "punsafe", gates.max_punsafe):
+    if above(measured, "nsfw", gates.max_nsfw) or above(measured, "punsafe", gates.max_punsafe):
         return "nsfw"
     strict = gates.max_nsfw_minors if MINORS.search(caption) else None
-    if _above(measured, "nsfw", strict) or _above(measured, "punsafe", strict):
+    if above(measured, "nsfw", strict) or above(measured, "punsafe", strict):
         return "nsfw_minors"
     return None
 
 
 def broken_image(measured: Measured, caption: str, gates: LaionGates) -> str | None:
     """Black and constant images."""
-    if not gates.broken_image:
-        return None
-    if _below(measured, "brightest", gates.black):
-        return "black"
-    return "constant" if _below(measured, "deviation", gates.constant) else None
+    return blank(measured, gates.black, gates.constant) if gates.broken_image else None
 
 
 def people_count(measured: Measured, caption: str, gates: LaionGates) -> str | None:
     """Somebody is there, and not a crowd."""
-    if _below(measured, "people", gates.min_people):
+    if below(measured, "people", gates.min_people):
         return "too_few"
-    return "too_many" if _above(measured, "people", gates.max_people) else None
+    return "too_many" if above(measured, "people", gates.max_people) else None
 
 
 def pose(measured: Measured, caption: str, gates: LaionGates) -> str | None:
     """At least one person is large enough and has enough keypoints."""
-    return "no_usable_person" if gates.min_people and _below(measured, "usable_people", 1) else None
+    return "no_usable_person" if gates.min_people and below(measured, "usable_people", 1) else None
 
 
 def clip_score(measured: Measured, caption: str, gates: LaionGates) -> str | None:
     """Image and caption belong together."""
-    return "low" if _below(measured, "clip_score", gates.min_clip_score) else None
+    return "low" if below(measured, "clip_score", gates.min_clip_score) else None
 
 
 def aesthetic(measured: Measured, caption: str, gates: LaionGates) -> str | None:
     """The aesthetic score."""
-    return "low" if _below(measured, "aesthetic", gates.min_aesthetic) else None
+    return "low" if below(measured, "aesthetic", gates.min_aesthetic) else None
 
 
 def watermark(measured: Measured, caption: str, gates: LaionGates) -> str | None:
     """The metadata's probability of a watermark."""
-    return "high" if _above(measured, "watermark", gates.max_watermark) else None
+    return "high" if above(measured, "watermark", gates.max_watermark) else None
 
 
 Gate = Callable[[Measured, str, LaionGates], str | None]
 GATES: Final[Mapping[str, Gate]] = {
-    gate.__name__: gate for gate in (safety, broken_image, people_count, pose, clip_score, aesthetic, watermark)
+    SAFETY: safety,
+    "broken_image": broken_image,
+    "people_count": people_count,
+    "pose": pose,
+    "clip_score": clip_score,
+    "aesthetic": aesthetic,
+    "watermark": watermark,
 }
-
-
-def _below(measured: Measured, name: str, threshold: float | None) -> bool:
-    value = measured.get(name)
-    return threshold is not None and value is not None and value < threshold
-
-
-def _above(measured: Measured, name: str, threshold: float | None) -> bool:
-    value = measured.get(name)
-    return threshold is not None and value is not None and value > threshold
+"""Every gate by the name that rejections carry, in the order they are asked."""

@@ -66,12 +66,14 @@ def open_source(config: LaionConfig) -> Iterator[Source]:
 def identity_of(config: LaionConfig, fingerprint: str) -> dict[str, Any]:
     """What decides the bytes of the dataset: identity keys, and everything they name pinned by content."""
     from detectors import weights
+    from pipelines.laion.score import clip_digest
     from pipelines.safety import classifier_version
 
     head = config.score.aesthetic_head
     extra = {
         "metadata.fingerprint": fingerprint,
         **detector_digests(config.detector),
+        "score.clip_sha256": clip_digest(config.score.clip_model),
         "score.aesthetic_sha256": None if head is None else weights.digest(head),
         "score.classifier": classifier_version() if config.score.nsfw else None,
     }
@@ -88,6 +90,8 @@ def run_laion(
     """
     from pipelines.store import Store
 
+    if retry:
+        _check_open(out)
     generations = max(config.max_attempts, _generations(Store(out))) + retry
     config = replace(config, max_attempts=generations)
     with open_source(config) as source:
@@ -98,9 +102,8 @@ def run_laion(
 def prepare(config: LaionConfig, out: str, source: Source, shards: range | None = None) -> tuple[Stages, Store]:
     """Freeze the candidates and write what the dataset is; return its stages. Raises UserError as `run_laion` does."""
     from pipelines import dataset, lease, taken
-    from pipelines.laion.annotate import ANNOTATED
-    from pipelines.laion.fetch import raw_folder
     from pipelines.laion.plan import make_plan
+    from pipelines.laion.stages import ANNOTATED, raw_folder
     from pipelines.store import Store
 
     store = Store(out)
@@ -111,9 +114,37 @@ def prepare(config: LaionConfig, out: str, source: Source, shards: range | None 
     settle = stages.settle()
     if dataset.check_manifest(store, stages.manifest(settle)):
         dataset.write_manifest(store, stages.manifest(settle), settle.files, lease.new_run())
+    _check_closed(store, out, n)
     folders = (ANNOTATED, *map(raw_folder, range(config.max_attempts)))
     taken.spread(store, [store.below(folder) for folder in folders], lease.new_run())
     return stages, store
+
+
+def _check_open(out: str) -> None:
+    """Raise UserError where no shard is left that failed addresses could go to."""
+    from pipelines import dataset
+    from pipelines.laion.stages import closed_shards
+    from pipelines.store import Store
+
+    store = Store(out)
+    if len(closed_shards(store)) == len(dataset.read_manifest(store).shards):
+        raise UserError(
+            f"{out}: nothing to try again: its shards were closed by humansd clean or regate; a larger --n extends it"
+        )
+
+
+def _check_closed(store: Store, out: str, n: int) -> None:
+    """Raise UserError where a closed shard would have to grow: `regate` closes the last one as it is."""
+    from pipelines import dataset, shards
+    from pipelines.laion.stages import is_closed
+
+    size = dataset.read_manifest(store).shard_size
+    for done in shards.read_markers(store):
+        if is_closed(done) and done.stop < min(done.start + size, n):
+            raise UserError(
+                f"{out}: shard {done.shard} was made by humansd regate and cannot grow: "
+                "grow the dataset it was made from and run regate again"
+            )
 
 
 def _generations(store: Store) -> int:
@@ -137,14 +168,15 @@ class Stages:
     shards: range | None
 
     def fetch(self, generation: int) -> Job:
-        from pipelines.laion.fetch import raw_folder
+        from pipelines.laion.stages import OpenStanding, raw_folder
 
-        return self._job(raw_folder(generation), "fetch", 1)
+        return replace(self._job(raw_folder(generation), "fetch", 1), standing=OpenStanding(self.out))
 
     def annotate(self) -> Job:
-        from pipelines.laion.annotate import ANNOTATED
+        from pipelines.laion.stages import ANNOTATED, OpenStanding
 
-        return self._job(ANNOTATED, "annotate", self.config.max_attempts)
+        job = self._job(ANNOTATED, "annotate", self.config.max_attempts)
+        return replace(job, standing=OpenStanding(self.out))
 
     def settle(self) -> Job:
         from pipelines.laion.settle import SettleStanding
@@ -179,7 +211,7 @@ class Stages:
         )
 
 
-def _runtimes(config: LaionConfig, address: str | None) -> tuple[Runtime, Runtime]:
+def runtimes(config: LaionConfig, address: str | None) -> tuple[Runtime, Runtime]:
     """Where the fetch stage and the annotate stage run."""
     from pipelines.job import Runtime
 
@@ -200,12 +232,13 @@ def _runtimes(config: LaionConfig, address: str | None) -> tuple[Runtime, Runtim
 def _run(stages: Stages, store: Store, address: str | None) -> JobReport:
     from pipelines import engine, lease
     from pipelines.cluster import session
-    from pipelines.laion.annotate import ANNOTATED, MakeAnnotateWork
+    from pipelines.laion.annotate import MakeAnnotateWork
     from pipelines.laion.settle import MakeSettleWork, decide
+    from pipelines.laion.stages import ANNOTATED, closed_shards
     from pipelines.shards import done_indices
 
     config, out = stages.config, stages.out
-    fetch, annotate = _runtimes(config, address)
+    fetch, annotate = runtimes(config, address)
     cpus = fetch.workers * fetch.num_cpus + annotate.workers * annotate.num_cpus
     with session.ray_session(replace(annotate, workers=1, num_cpus=cpus)):
         stop = threading.Event()
@@ -226,11 +259,12 @@ def _run(stages: Stages, store: Store, address: str | None) -> JobReport:
             report, short=[], exit_code=130 if stop.is_set() else int(bool(report.missing or report.failed))
         )
         settle = stages.settle()
-        made = done_indices(store.below(ANNOTATED), stages.manifest(settle).shards)
-        if report.exit_code or len(made) < len(stages.manifest(settle).shards):
+        closed = closed_shards(store)
+        made = [i for i in done_indices(store.below(ANNOTATED), stages.manifest(settle).shards) if i not in closed]
+        if report.exit_code or len(made) + len(closed) < len(stages.manifest(settle).shards):
             why = "near-duplicates are settled when all shards are annotated"
             return replace(report, stopped=report.stopped or why)
-        decide(store, config.gates, made, lease.new_run())
+        decide(store, config.gates, made, lease.new_run(), closed)
         return engine.run_job(settle, MakeSettleWork(out, config.keep_rejected), replace(fetch, workers=1), stop=stop)
 
 
@@ -280,7 +314,7 @@ class _Fetching(threading.Thread):
         return self._over
 
     def _made(self) -> list[int]:
-        from pipelines.laion.fetch import raw_folder
+        from pipelines.laion.stages import raw_folder
         from pipelines.shards import done_indices
 
         return done_indices(self._store.below(raw_folder(self._stages.config.max_attempts - 1)))

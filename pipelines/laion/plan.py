@@ -22,6 +22,7 @@ from pipelines import lease
 from pipelines.config import UserError
 from pipelines.laion.config import COLUMNS, FilterConfig, LaionConfig
 from pipelines.laion.optout import OptOut
+from pipelines.laion.stages import candidates_name
 from pipelines.shards import read_parquet
 from pipelines.store import Store
 
@@ -49,11 +50,6 @@ class Plan:
     funnel: tuple[tuple[str, int], ...]
     candidates: int
     shard_size: int
-
-
-def candidates_name(index: int) -> str:
-    """`plan/00000012.parquet` for 12."""
-    return f"plan/{index:08d}.parquet"
 
 
 def read_plan(store: Store) -> Plan | None:

@@ -82,6 +82,23 @@ def load_clip_by_name(name: str) -> Clip:
     return RetrievalClip(name)
 
 
+def clip_digest(name: str) -> str | None:
+    """What a CLIP's files on this machine say, in hex; None where its name is that of a published one.
+
+    Raises UserError where a folder has no safetensors.
+    """
+    from detectors import weights
+    from pipelines.clip import resolve_clip
+
+    kind, _, rest = name.partition(":")
+    if name == MINI:
+        return resolve_clip(MINI).sha256
+    if kind == "hf_clip" and Path(rest).is_dir():
+        return resolve_clip(rest).sha256
+    file = Path(rest.partition("/")[2])
+    return weights.digest(file) if kind == "open_clip" and file.is_file() else None
+
+
 class AestheticHead:
     """A linear head on CLIP's image embedding, such as LAION's predictors: score = w·e + b."""
 

@@ -10,40 +10,34 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines import record, shards
+from pipelines import follow, record, shards
 from pipelines.dataset import Manifest, Standing
 from pipelines.duplicates import near_duplicates
-from pipelines.gates import Rejection
-from pipelines.laion.annotate import ANNOTATED, read_raw
+from pipelines.gates import SAFETY, Rejection
 from pipelines.laion.config import LaionGates
-from pipelines.laion.fetch import raw_folder
 from pipelines.laion.gates import judge, measure_people
+from pipelines.laion.images import merge, read_kept, read_notes, read_raw
 from pipelines.laion.plan import read_candidates
+from pipelines.laion.stages import ANNOTATED, close, is_closed, raw_folder, verdicts_name
 from pipelines.record import LedgerRow, Rejected, Sample
 from pipelines.store import Store
 from pipelines.taken import Takedowns
-from pipelines.work import ShardContext, ShardResult
+from pipelines.work import ShardContext, ShardResult, ShardTask
 
 VERDICTS: Final = pa.schema(
     [("key", pa.string()), ("stage", pa.string()), ("reason", pa.string()), ("measured", pa.string())]
 )
 """One row an annotated image, in the candidates' order; stage and reason are null where it is accepted."""
 
-SAFETY: Final = "safety"
 DUPLICATE: Final = Rejection("duplicates", "near_duplicate")
 _SCORES: Final = ("clip_score", "aesthetic", "nsfw", "watermark")
 _SEEN: Final = ("key", "width", "height", "caption", "people", "annotation", "origin", "phash", *_SCORES)
-
-
-def verdicts_name(index: int) -> str:
-    """`verdicts/00000012.parquet` for 12."""
-    return f"verdicts/{index:08d}.parquet"
 
 
 @dataclass(slots=True)
@@ -58,15 +52,19 @@ class _Judged:
     why: Rejection | None
 
 
-def decide(store: Store, gates: LaionGates, indices: Iterable[int], run: str) -> None:
-    """Judge every annotated image of these shards and write the verdicts that are new or have changed."""
+def decide(store: Store, gates: LaionGates, indices: Iterable[int], run: str, closed: Iterable[int] = ()) -> None:
+    """Judge every annotated image of these shards and write the verdicts that are new or have changed.
+
+    closed: shards that stay as they are: near-duplicates of what they accepted give way.
+    """
     judged = {index: [_judge(row, index, gates) for row in _annotated(store, index)] for index in indices}
     if gates.duplicate_distance is not None:
         passed = [row for rows in judged.values() for row in rows if row.why is None]
         passed.sort(key=lambda row: (*(-value for value in row.quality), row.key))
-        gone = Takedowns.read(store).looks  # they come first: no near-duplicate takes the place of what was taken down
-        hashes = [*gone, *(row.phash for row in passed)]
-        for row, original in zip(passed, near_duplicates(hashes, gates.duplicate_distance)[len(gone) :], strict=True):
+        # What was taken down comes first: no near-duplicate takes its place.
+        first = [*Takedowns.read(store).looks, *(phash for index in closed for phash in _looks(store, index))]
+        hashes = [*first, *(row.phash for row in passed)]
+        for row, original in zip(passed, near_duplicates(hashes, gates.duplicate_distance)[len(first) :], strict=True):
             if original is not None:
                 row.why = DUPLICATE
                 row.measured["duplicate_bits"] = float((row.phash ^ hashes[original]).bit_count())
@@ -74,6 +72,12 @@ def decide(store: Store, gates: LaionGates, indices: Iterable[int], run: str) ->
         data = _encode(rows)
         if not store.exists(verdicts_name(index)) or store.read(verdicts_name(index)) != data:
             store.write(verdicts_name(index), data, run)
+
+
+def _looks(store: Store, index: int) -> list[int]:
+    """The perceptual hashes of a shard's accepted images."""
+    found: list[int] = shards.read_table(store, "shards", index, ["phash"])["phash"].to_pylist()
+    return found
 
 
 def _annotated(store: Store, index: int) -> list[dict[str, Any]]:
@@ -106,20 +110,36 @@ def _encode(rows: list[_Judged]) -> bytes:
     return bytes(sink.getvalue())
 
 
-def source_print(store: Store, index: int, generations: int) -> str:
-    """What a shard follows from, in hex: its verdicts, its annotations, its raw images."""
+def source_print(store: Store, task: ShardTask, source: Store | None = None) -> str:
+    """What a shard follows from (`Done.follows`): its verdicts, its annotations, and its raw images or the source's.
+
+    Raises FileNotFoundError where one of them is not there.
+    """
+    index = task.index
     digest = hashlib.sha256(store.read(verdicts_name(index)))
-    for folder in (ANNOTATED, *(raw_folder(generation) for generation in range(generations))):
+    raw = [] if source is not None else map(raw_folder, range(task.max_attempts))
+    for folder in (ANNOTATED, *raw):
         done = shards.parse_done(store.below(folder).read(shards.done_name(index)))
         digest.update(" ".join(info.sha256 for info in done.files.values()).encode())
-    return digest.hexdigest()
+    if source is None:
+        return digest.hexdigest()
+    digest.update(follow.fingerprint(shards.parse_done(source.read(shards.done_name(index)))).encode())
+    return close(digest.hexdigest())
+
+
+def _other(source: str | None) -> Store | None:
+    return None if source is None else Store(source)
 
 
 @dataclass(frozen=True)
 class SettleStanding:
-    """Which shards are missing, or follow from verdicts that have changed (`Job.standing`)."""
+    """Which shards are missing, or follow from verdicts that have changed (`Job.standing`).
+
+    source: the dataset whose images are judged anew; None: this one's own downloads are.
+    """
 
     out: str
+    source: str | None = None
 
     def __call__(self, manifest: Manifest, wanted: range, markers: Iterable[shards.Done]) -> Standing:
         store = Store(self.out)
@@ -128,42 +148,48 @@ class SettleStanding:
         for index in wanted:
             done = there.get(index)
             task = manifest.task(index)
-            if done is None or done.follows != source_print(store, index, manifest.max_attempts):
-                found.tasks.append(task)
-            else:
+            if done is not None and self._stands(store, done, task):
                 found.complete += 1
                 found.accepted += done.accepted
                 found.rejected += done.rejected
+            else:
+                found.tasks.append(task)
         return found
+
+    def _stands(self, store: Store, done: shards.Done, task: ShardTask) -> bool:
+        if self.source is None and is_closed(done):
+            return True
+        return done.follows == source_print(store, task, _other(self.source))
 
 
 @dataclass(frozen=True)
 class MakeSettleWork:
-    """Builds the work on a worker: no models are needed."""
+    """Builds the work on a worker: no models are needed. source: as in `SettleStanding`."""
 
     out: str
     keep_rejected: bool
+    source: str | None = None
 
     def __call__(self) -> SettleWork:
-        return SettleWork(Store(self.out), self.keep_rejected)
+        return SettleWork(Store(self.out), self.keep_rejected, _other(self.source))
 
 
 class SettleWork:
     """Writes shards from what is decided (`pipelines.work.Work`)."""
 
-    def __init__(self, store: Store, keep_rejected: bool) -> None:
+    def __init__(self, store: Store, keep_rejected: bool, source: Store | None = None) -> None:
         self._store = store
         self._keep_rejected = keep_rejected
+        self._source = source
 
     def __call__(self, context: ShardContext) -> ShardResult:
         store, task = self._store, context.task
-        images, _ = read_raw(store, task)
-        seen = store.below(ANNOTATED)
-        notes = {note.key: note for note in record.table_to_samples(shards.read_table(seen, "shards", task.index))}
-        lost = self._lost(task.index, task.max_attempts)
-        lost |= {row.key: row for row in record.table_to_ledger(shards.read_table(seen, "ledger", task.index))}
+        images, lost = self._images(task)
+        notes = read_notes(store, task.index)
+        seen = shards.read_table(store.below(ANNOTATED), "ledger", task.index)
+        lost |= {row.key: row for row in record.table_to_ledger(seen)}
         verdicts = {row["key"]: row for row in read_verdicts(store, task.index)}
-        result = ShardResult(follows=source_print(store, task.index, task.max_attempts))
+        result = ShardResult(follows=source_print(store, task, self._source))
         for candidate in read_candidates(store, task.index)[: task.stop - task.start]:
             key = candidate["key"]
             if key in verdicts:
@@ -194,25 +220,15 @@ class SettleWork:
         if self._keep_rejected and why.stage != SAFETY:
             result.rejected.append(Rejected(sample, why.stage, why.reason, 1))
 
-    def _lost(self, index: int, generations: int) -> dict[str, LedgerRow]:
-        """The last failure of every candidate that was never downloaded (and of some that were later)."""
-        found: dict[str, LedgerRow] = {}
-        for generation in range(generations):
+    def _images(self, task: ShardTask) -> tuple[dict[str, Sample], dict[str, LedgerRow]]:
+        """A shard's images, and the last failure of every candidate that was never downloaded (and of some later)."""
+        if self._source is not None:  # whose failures were noted when its images were looked at again
+            return read_kept(self._source, task.index)[1], {}
+        lost: dict[str, LedgerRow] = {}
+        for generation in range(task.max_attempts):
             raw = self._store.below(raw_folder(generation))
-            found |= {row.key: row for row in record.table_to_ledger(shards.read_table(raw, "ledger", index))}
-        return found
-
-
-def merge(image: Sample, note: Sample) -> Sample:
-    """A raw image with what was found on it."""
-    return replace(
-        image,
-        people=note.people,
-        clip_score=note.clip_score,
-        aesthetic=note.aesthetic,
-        nsfw=note.nsfw,
-        phash=note.phash,
-    )
+            lost |= {row.key: row for row in record.table_to_ledger(shards.read_table(raw, "ledger", task.index))}
+        return read_raw(self._store, task)[0], lost
 
 
 def read_verdicts(store: Store, index: int) -> list[dict[str, Any]]:

@@ -8,18 +8,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipelines.laion.annotate import ANNOTATED
-from pipelines.laion.plan import CANDIDATES, candidates_name
-from pipelines.laion.settle import verdicts_name
+from pipelines.laion.plan import CANDIDATES
+from pipelines.laion.stages import candidates_name, verdicts_name
 from pipelines.shards import read_parquet
 from pipelines.store import Store
 from pipelines.taken import Takedowns
-
-
-def stages(store: Store) -> list[Store]:
-    """The folders of downloaded and of annotated images, in the order in which they follow from each other."""
-    names = [*(f"raw/{name}" for name in store.names("raw") if name.isdecimal()), ANNOTATED]
-    return [store.below(name) for name in names if store.exists(f"{name}/dataset.json")]
 
 
 def find(store: Store, taken: Takedowns) -> Iterator[tuple[str, int, list[str], bool]]:

@@ -27,7 +27,8 @@ from pipelines.laion.config import FetchConfig
 from pipelines.laion.limits import Deadline, Hosts, Throttle
 from pipelines.laion.optout import OptOut
 
-CHUNK: Final = 1 << 16
+CHUNK: Final = 1 << 18
+"""Most images come in one piece: putting pieces together costs a copy."""
 ROBOTS_BYTES: Final = 500_000
 REDIRECTS: Final = (301, 302, 303, 307, 308)
 TRANSIENT: Final = frozenset(

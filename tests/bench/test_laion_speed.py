@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import io
 import multiprocessing
+import os
 import resource
 import shutil
 import tempfile
@@ -106,6 +107,7 @@ def cpu_seconds() -> float:
 
 def compare_fetch(images: int, rounds: int) -> str:
     """Our downloads and stock img2dataset, turn by turn: the same files, the same size, written as Parquet."""
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # read on import
     from img2dataset import downloader
     from img2dataset.resizer import Resizer
     from img2dataset.writer import ParquetSampleWriter

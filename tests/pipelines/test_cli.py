@@ -53,6 +53,7 @@ def test_there_are_the_commands_that_there_should_be() -> None:
         "humanart",
         "coco",
         "laion",
+        "clean",
         "laion index",
         "laion retry",
         "train",

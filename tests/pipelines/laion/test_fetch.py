@@ -8,17 +8,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipelines.config import UserError, load_config
 from pipelines.images import decode_image, perceptual_hash
 from pipelines.laion.blocklist import Hashes
 from pipelines.laion.config import LaionConfig
-from pipelines.laion.fetch import Downloads
+from pipelines.laion.fetch import Downloads, MakeFetchWork
 from pipelines.laion.optout import OptOut
 from pipelines.laion.plan import CANDIDATES
+from pipelines.laion.web import is_transient
 from pipelines.mini import web
+from pipelines.mini.hostile import ANSWERS, malformed
 from pipelines.record import Sample
+from pipelines.work import ShardContext, ShardResult, ShardTask
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +58,39 @@ def test_images_and_reasons_come_back_by_key(address: str) -> None:
     turned = found["files/turned-by-exif"]
     assert (turned.width, turned.height) == (48, 64)
     assert "Orientation" in turned.annotation
+
+
+@pytest.mark.parametrize(
+    ("mode", "size"), [("no", (64, 48)), ("keep_ratio", (43, 32)), ("center_crop", (32, 32)), ("border", (32, 32))]
+)
+def test_images_are_resized_as_the_config_says(address: str, mode: str, size: tuple[int, int]) -> None:
+    overrides = (f"fetch.resize_mode='{mode}'", "fetch.image_size=32")
+    found = get(address, "files/progressive-jpeg", overrides=overrides)["files/progressive-jpeg"]
+    assert (found.width, found.height) == size
+    assert decode_image(found.image).shape == (size[1], size[0], 3)
+    assert (found.origin.width, found.origin.height) == (64, 48)
+
+
+def test_each_hostile_page_and_broken_file_has_its_reason_in_the_ledger(address: str, tmp_path: Path) -> None:
+    files = {name.replace(" ", "-"): why for name, (_, why) in malformed().items()}
+    expected = {f"hostile/{name}": why for name, (_, why) in ANSWERS.items()}
+    expected |= {f"files/{name}": why for name, why in files.items() if why is not None}
+    fine = [f"files/{name}" for name, why in files.items() if why is None]
+    assert len(ANSWERS) >= 25
+    assert len(files) >= 20
+    blank = dict.fromkeys(CANDIDATES.names)
+    rows = [{**blank, "key": path, "url": f"http://{web.HOST}/{path}", "caption": "x"} for path in [*expected, *fine]]
+    (tmp_path / "plan").mkdir()
+    pq.write_table(pa.Table.from_pylist(rows, CANDIDATES), tmp_path / "plan/00000000.parquet")
+    quick = ("timeout=0.6", "total_time=1.5", "retries=0", "max_redirects=3", "max_bytes=200_000", "threads=64")
+    config = load_config(LaionConfig, "mini", [f"fetch.{one}" for one in (*quick, "per_host=64")], "laion").fetch
+    make = MakeFetchWork(config, str(tmp_path), 0, OptOut(), Hashes(), {f"{web.HOST}:80": address})
+    found = make()(ShardContext(ShardTask(0, 0, len(rows), 1)))
+    assert isinstance(found, ShardResult)
+    assert {row.key: row.reason for row in found.ledger} == expected
+    assert {row.stage for row in found.ledger} == {"fetch"}
+    assert [sample.key for sample in found.accepted] == fine
+    assert found.short == [key for key, why in expected.items() if is_transient(why)]
 
 
 def test_blocked_images_are_never_stored(address: str, tmp_path: Path) -> None:

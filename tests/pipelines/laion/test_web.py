@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 import time
@@ -24,6 +25,23 @@ NAME = f"{web.HOST}:80"
 CONFIG = FetchConfig(
     timeout=0.6, total_time=1.5, retries=0, max_redirects=3, max_bytes=200_000, per_host=100, allow_hosts=(NAME,)
 )
+
+
+FORMS = (
+    "127.0.0.1",
+    "localhost",
+    "0177.0.0.1",  # octal
+    "0x7f.0.0.1",  # hexadecimal
+    "0x7f000001",
+    "2130706433",  # decimal
+    "127.1",
+    "0.0.0.0",
+    "[::ffff:127.0.0.1]",  # mapped into IPv6
+    "[::ffff:7f00:1]",
+    "127.0.0.1.",
+    "private.example",  # a name that resolves to 127.0.0.1
+)
+"""This machine, as a hostile url may write it."""
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +114,78 @@ def test_every_misbehaviour_ends_in_time_and_has_its_name(address: str) -> None:
 )
 def test_private_addresses_are_refused_however_they_are_written(url: str) -> None:
     assert reason(Client(CONFIG, OptOut()), url) == "refused_address"
+
+
+@contextlib.contextmanager
+def forbidden(family: socket.AddressFamily = socket.AF_INET) -> Iterator[tuple[int, list[object]]]:
+    """A server inside that nobody may reach: its port, and who connected to it."""
+    seen: list[object] = []
+    address = "127.0.0.1" if family == socket.AF_INET else "::1"
+    with socket.create_server((address, 0), family=family) as server:
+
+        def accept() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    seen.append(server.accept()[1])
+
+        threading.Thread(target=accept, daemon=True).start()
+        yield server.getsockname()[1], seen
+        with socket.create_connection(server.getsockname()[:2]):  # the server does listen
+            deadline = time.monotonic() + 5
+            while not seen and time.monotonic() < deadline:
+                time.sleep(0.01)
+        assert len(seen) == 1
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_server_inside_is_never_connected_to(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with forbidden() as (port, seen):
+        look_up = socket.getaddrinfo
+
+        def private(host: str, *rest: Any, **more: Any) -> Any:
+            return look_up("127.0.0.1" if host == "private.example" else host, *rest, **more)
+
+        monkeypatch.setattr(socket, "getaddrinfo", private)
+        assert reason(Client(CONFIG, OptOut()), f"http://{form}:{port}/secret") == "refused_address"
+        monkeypatch.undo()
+        assert seen == []
+
+
+def test_a_redirect_to_a_server_inside_is_never_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    connected: list[str] = []
+    connect = socket.create_connection
+
+    def spy(address: tuple[str, int], *rest: Any, **more: Any) -> socket.socket:
+        connected.append(f"{address[0]}:{address[1]}")
+        return connect(address, *rest, **more)
+
+    with forbidden() as (port, seen):
+        targets = [f"http://{form}:{port}/" for form in FORMS if form != "private.example"]
+        targets += ["http://169.254.169.254/latest/meta-data/", "http://[fd00:ec2::254]/latest/meta-data/"]
+
+        class Redirects(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(302)
+                self.send_header("Location", targets[int(self.path[1:])])
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None: ...
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Redirects)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        name = f"127.0.0.1:{server.server_address[1]}"
+        one = Client(replace(CONFIG, allow_hosts=(name,)), OptOut())
+        monkeypatch.setattr(socket, "create_connection", spy)
+        try:
+            found = [reason(one, f"http://{name}/{number}") for number in range(len(targets))]
+        finally:
+            monkeypatch.undo()
+            server.shutdown()
+            server.server_close()
+        assert found == ["refused_address"] * len(targets)
+        assert connected == [name] * len(targets)  # the redirects themselves, and nothing they lead to
+        assert seen == []
 
 
 @pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://example.org/a", "gopher://example.org", "data:,x", "x"])
