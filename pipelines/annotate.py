@@ -30,6 +30,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from detectors.types import Person
 from pipelines import columns, follow, record
 from pipelines.config import UserError, identity_of_values
 from pipelines.images import decode_image
@@ -266,6 +267,11 @@ class Poses:
     def __call__(self, rows: list[Sample]) -> pa.Table:
         """Find the people of each row's image."""
         found = self._detector.detect([decode_image(row.image or b"") for row in rows])
-        kept = [tuple(person for person in people if person.score >= self._min_score) for people in found]
-        posed = [replace(row, people=people) for row, people in zip(rows, kept, strict=True)]
-        return record.samples_to_table(posed).select(list(columns.POSES))
+        return pose_columns(rows, found, self._min_score)
+
+
+def pose_columns(rows: Sequence[Sample], found: Sequence[tuple[Person, ...]], min_score: float) -> pa.Table:
+    """The columns `people`, `num_people`, `min_keypoint_score` of what a detector found in each row's image."""
+    kept = [tuple(person for person in people if person.score >= min_score) for people in found]
+    posed = [replace(row, people=people) for row, people in zip(rows, kept, strict=True)]
+    return record.samples_to_table(posed).select(list(columns.POSES))

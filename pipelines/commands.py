@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from pipelines import (
+    commands_evaluate,
     commands_export,
     commands_laion,
     commands_models,
@@ -24,7 +25,6 @@ from pipelines.options import examples
 
 prompts_app = typer.Typer(invoke_without_command=True)
 actions_app = typer.Typer(help="The list of actions that prompts draw from.")
-evaluate_app = typer.Typer(help="Measure models and datasets.")
 
 
 def register(app: typer.Typer) -> None:
@@ -40,11 +40,11 @@ def register(app: typer.Typer) -> None:
         )
     )(ghi)
     commands_sets.register_imports(app)
-    commands_sets.register_detectors(app, evaluate_app)
+    commands_sets.register_detectors(app, commands_evaluate.app)
     commands_second.register(app)
     commands_laion.register(app)
     commands_train.register(app)
-    app.add_typer(evaluate_app, name="evaluate", epilog=examples("humansd evaluate mini --n 500"))
+    app.add_typer(commands_evaluate.app, name="evaluate")
     app.command(epilog=examples("humansd status ghi", "humansd status s3://bucket/ghi --watch"))(status)
     app.command(
         epilog=examples(
@@ -191,23 +191,6 @@ def ghi(
     elif not dry_run:
         options.say_report(report, out)
     return report.exit_code
-
-
-@evaluate_app.command("mini", epilog=examples("humansd evaluate mini", "humansd evaluate mini --n 100 --out report"))
-def evaluate_mini(
-    n: Annotated[int, typer.Option("--n", min=1, help="Grammar prompts to sample.")] = 500,
-    out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("out/mini"),
-    json: options.Json = False,
-) -> None:
-    """Measure the miniature models: people and scenes of first attempts, pose AP, seconds an image."""
-    from pipelines.mini import evaluate
-
-    figures = evaluate.run(out, prompts=n, progress=options.say)
-    if json:
-        options.print_json(figures)
-    else:
-        print(evaluate.markdown(figures))
-        options.say(f"report in {out}")
 
 
 def status(

@@ -19,6 +19,7 @@ NAMED: Final = 10
 Config = Annotated[str, typer.Option(help="A bundled config (mini, sd15, sd21, sdxl) or the path of a TOML file.")]
 Out = Annotated[str, typer.Option(help="The dataset: a folder or a URL (s3://, gs://, az://).")]
 Dataset = Annotated[str, typer.Argument(metavar="OUT", help="The dataset: a folder or a URL (s3://, gs://, az://).")]
+Data = Annotated[list[str] | None, typer.Option(metavar="OUT...", help="Datasets: folders or URLs.")]
 Number = Annotated[int | None, typer.Option("--n", min=1, help="How many; the config's n by default.")]
 Seed = Annotated[int | None, typer.Option(min=0, help="Another seed is another dataset.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Workers that hold the models: one a GPU, or a CPU core.")]

@@ -68,11 +68,11 @@ class Sampler:
         self.batch_size = config.batch_size
         self.device = torch.device(device)
         if self.device.type == "cuda":
-            _fix_cuda()
-        self._pipe = _load(folder, self.family, checkpoint.variant, DTYPES[config.dtype])
-        self._pipe.scheduler = _scheduler(self._pipe.scheduler, config.scheduler)
+            fix_cuda()
+        self._pipe = load_pipeline(folder, self.family, checkpoint.variant, DTYPES[config.dtype])
+        self._pipe.scheduler = make_scheduler(self._pipe.scheduler, config.scheduler)
         self.scheduler = type(self._pipe.scheduler).__name__
-        native = _native_size(self._pipe)
+        native = native_size(self._pipe)
         self.width, self.height = config.width or native[0], config.height or native[1]
         self._place()
         self._negatives: dict[str, tuple[torch.Tensor, ...]] = {}
@@ -202,7 +202,8 @@ class Sampler:
         return (found[0], found[2]) if self.family == "sdxl" else (found[0],)
 
 
-def _load(folder: Path, kind: Family, variant: str | None, dtype: torch.dtype) -> Any:
+def load_pipeline(folder: Path, kind: Family, variant: str | None, dtype: torch.dtype) -> Any:
+    """Return the diffusers pipeline of a checkpoint's folder. Raises UserError where it cannot be loaded."""
     from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
     from diffusers.utils.logging import disable_progress_bar
 
@@ -226,7 +227,7 @@ def _load(folder: Path, kind: Family, variant: str | None, dtype: torch.dtype) -
     return pipe
 
 
-def _scheduler(own: Any, wanted: str) -> Any:
+def make_scheduler(own: Any, wanted: str) -> Any:
     """Return the wanted scheduler with the checkpoint's noise schedule, prediction type and spacing."""
     if wanted == "checkpoint":
         return own
@@ -246,14 +247,14 @@ def _unscale(latents: torch.Tensor, config: Any) -> torch.Tensor:
     return latents * latents.new_tensor(std).view(shape) / scale + latents.new_tensor(mean).view(shape)
 
 
-def _native_size(pipe: Any) -> tuple[int, int]:
+def native_size(pipe: Any) -> tuple[int, int]:
     """Return the pixels (width, height) that the UNet was trained at."""
     size = pipe.unet.config.sample_size
     height, width = (size, size) if isinstance(size, int) else size
     return width * pipe.vae_scale_factor, height * pipe.vae_scale_factor
 
 
-def _fix_cuda() -> None:
+def fix_cuda() -> None:
     """Have CUDA pick the same kernels every time; takes effect before the device's first matrix product."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.backends.cudnn.benchmark = False

@@ -15,7 +15,7 @@ from pipelines.evaluate.detector import as_result
 from pipelines.evaluate.keypoints import FRAME, People, coco_scores
 
 DRAWN: Final = 0.3
-"""Keypoints of less confidence (0-1) are not drawn in the skeleton, so they are not asked for either."""
+"""Keypoints of less confidence (0-1) are given to no model, so they are not asked for either."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ def _is_drawn(person: Person) -> NDArray[np.bool_]:
 
 
 def drawn(person: Person) -> Person:
-    """Return the person with the keypoints alone that a skeleton shows; the others have confidence 0."""
+    """Return the person with the keypoints alone that models are given; the others have confidence 0."""
     keypoints = person.keypoints.copy()
     keypoints[~_is_drawn(person), 2] = 0
     return replace(person, keypoints=keypoints)
