@@ -59,6 +59,7 @@ class Curves:
     def __init__(self, run: Path, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
+        run.mkdir(parents=True, exist_ok=True)
         self._file = run / FILE
         lines = ["\t".join(NAMES), *(_line(point) for point in read(run) if point.step <= step)]
         temporary = self._file.with_name(f".{FILE}.{os.getpid()}")

@@ -136,6 +136,7 @@ def test_two_at_once_are_refused(ghi: Path, tmp_path: Path, capsys: pytest.Captu
     assert "another process trains there" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_mistake_that_a_worker_meets_is_told(
     cluster: str, ghi: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
