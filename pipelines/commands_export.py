@@ -1,4 +1,4 @@
-"""`humansd export`: datasets in formats of others."""
+"""`humansd export` and `humansd rebuild`: datasets to pass on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipelines.options import examples
 
 
 def register(app: typer.Typer) -> None:
-    """Add this command to the command line."""
+    """Add these commands to the command line."""
     app.command(
         epilog=examples(
             "humansd export ghi laion --to webdataset --out tars",
@@ -21,6 +21,13 @@ def register(app: typer.Typer) -> None:
             "humansd export ghi --to recipe --out ghi-recipe",
         )
     )(export)
+    app.command(
+        epilog=examples(
+            "humansd rebuild ghi-recipe/recipe.parquet --out ghi-again",
+            "humansd rebuild recipe.parquet --out ghi --set gpus_per_worker=1",
+            "humansd rebuild recipe.parquet --out s3://bucket/ghi --address auto",
+        )
+    )(rebuild)
 
 
 def export(
@@ -58,3 +65,35 @@ def export(
     else:
         options.say(f"{what}: {'written and read back' if report.changed else 'all there, nothing to do'}")
     return report.exit_code
+
+
+def rebuild(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="The recipe.parquet that export --to recipe wrote.")],
+    out: options.Out,
+    workers: options.Workers = None,
+    shards: options.Shards = None,
+    address: options.Address = None,
+    set_: options.Set = None,
+    json: options.Json = False,
+) -> int:
+    """A dataset again from its recipe: its accepted images are sampled, or downloaded, once more.
+
+    OUT/rebuild.parquet tells of each row whether its image has the same bytes, the same perceptual hash, is another
+    one (left out), or is missing. The same command again makes what is missing. --set takes keys that decide no bytes,
+    such as gpus_per_worker or model.id.
+    """
+    from pipelines import rebuild as maker
+    from pipelines.recipe import open_recipe
+
+    key = "workers" if open_recipe(recipe).source == "ghi" else "fetch.workers"
+    given = options.overrides(set_, **{key: workers})
+    done = maker.run_rebuild(recipe, out, given, options.parse_shards(shards), address)
+    if json:
+        options.print_json({"out": out, **done.matches})
+    else:
+        for match, rows in done.matches.items():
+            print(f"{rows:>10,}  {match}")
+    for shard, line in sorted(done.report.failed.items())[: options.NAMED]:
+        options.say(f"failed: shard {shard}: {line}")
+    options.say(f"{out.rstrip('/')}/{maker.MATCHES} tells of each row; the same command again makes what is missing")
+    return done.exit_code

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 DATASET: Final = "dataset.json"
 INDEX: Final = "index.parquet"
 _BEFORE_THE_FIRST_SHARD: Final = {
-    *(DATASET, "README.md", "grammar", "progress.json", ".run", "failed", "done"),
+    *(DATASET, "README.md", "croissant.json", "grammar", "progress.json", ".run", "failed", "done"),
     *shards.FOLDERS,
 }
 """What may lie in OUT before its first shard is committed; anything else is the work of another stage."""

@@ -100,7 +100,11 @@ def plan_regate(
 
 def run_regate(plan: Plan) -> JobReport:
     """Make what a plan says, or what is still missing of it."""
-    return plan.run()
+    from pipelines.card import renew_card
+
+    report = plan.run()
+    renew_card(plan.job.out, report)
+    return report
 
 
 def _run_ghi(source: Store, job: Job, make_work: MakeRegate, runtime: Runtime) -> JobReport:

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines import columns, dataset, lease, shards
+from pipelines.card import CARD, write_card
 from pipelines.config import UserError
 from pipelines.record import LedgerRow, Origin, Rejected, Sample
 from pipelines.store import Store
@@ -90,6 +91,8 @@ def take_down(out: str, asked: Sequence[Entry], *, dry_run: bool = False) -> Rep
         if not dry_run:
             _rewrite_index(store, taken, run)
             _rewrite_outside(store, manifest, taken, run)
+            if store.exists(CARD):  # its counts
+                write_card(store)
     return report
 
 

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, Final
 
 from pipelines.coco import PERSON_CATEGORY, annotation_of
 from pipelines.config import UserError
-from pipelines.export.part import FRAGMENTS, Part
+from pipelines.export.part import FRAGMENTS, Part, stores_of
 from pipelines.record import Sample, table_to_samples
 from pipelines.store import Store
 
@@ -94,7 +94,7 @@ def _carried(sample: Sample) -> tuple[Json, list[Json]] | None:
 
 def _head(parts: Sequence[Part]) -> Json:
     heads: list[Json] = []
-    for store in {part.store.root: part.store for part in parts}.values():
+    for store in stores_of(parts):
         try:
             head = json.loads(store.read(HEAD))
         except FileNotFoundError:

@@ -15,7 +15,9 @@ from PIL import Image
 
 from detectors.skeleton import draw_skeleton
 from pipelines import record, shards
-from pipelines.export.part import Part
+from pipelines.card import about_source
+from pipelines.dataset import read_manifest
+from pipelines.export.part import Part, stores_of
 from pipelines.record import Sample, table_to_samples
 from pipelines.store import Store
 
@@ -41,9 +43,19 @@ def files(part: Part, conditioning: bool) -> Iterator[tuple[str, bytes]]:
 
 
 def finish(target: Store, parts: Sequence[Part], conditioning: bool) -> Mapping[str, Any]:
-    """The card."""
-    rows = sum(part.rows for part in parts)
-    text = _CARD.format(rows=f"{rows:,}", columns=_PAIRS if conditioning else _RECORD)
+    """The card, which says of each dataset what its own card says: licence, safety, limits."""
+    abouts = [about_source(read_manifest(store)) for store in stores_of(parts)]
+    licences = {about.licence for about in abouts}
+    said = [
+        f"## {about.title}\n\n{about.summary}\n\n{about.about_licence} {about.safety}\n\n{about.limits}\n"
+        for about in abouts
+    ]
+    text = _CARD.format(
+        licence=licences.pop() if len(licences) == 1 else "other",
+        rows=f"{sum(part.rows for part in parts):,}",
+        columns=_PAIRS if conditioning else _RECORD,
+        sources="\n".join(said),
+    )
 
     def write(file: BinaryIO) -> None:
         file.write(text.encode())
@@ -64,6 +76,7 @@ def _pair(sample: Sample) -> dict[str, Any]:
 
 
 _CARD: Final = """---
+license: {licence}
 configs:
 - config_name: default
   data_files:
@@ -75,7 +88,8 @@ task_categories:
 # Images of people with text and poses
 
 {rows} rows, exported by humansd. {columns}
-"""
+
+{sources}"""
 _RECORD: Final = """Each is an image, its `caption`, and its `people`: boxes (x, y, width, height) and 17 COCO
 keypoints (x, y, confidence), in pixels."""
 _PAIRS: Final = """Each is an image, its skeletons as a picture of the same size (`conditioning_image`: the limbs

@@ -25,7 +25,7 @@ import pyarrow as pa
 from pipelines import dataset, lease
 from pipelines.config import UserError, difference
 from pipelines.export import coco, huggingface, layout, recipe, webdataset
-from pipelines.export.part import NOTES, Part, find_parts, identities
+from pipelines.export.part import NOTES, Part, find_parts, stores_of
 from pipelines.store import Store
 
 MANIFEST: Final = f"{NOTES}/export.json"
@@ -116,7 +116,7 @@ def run_export(
         "format": to,
         "conditioning": conditioning,
         "poses": poses,
-        "datasets": identities(parts),
+        "datasets": [dataset.read_manifest(store).identity_hash for store in stores_of(parts)],
         "version": VERSION,
     }
     new = _is_new(target, now)
@@ -157,7 +157,8 @@ class _Export:
             report.changed = True
             self._forget_ends()
             for name in stale:
-                self._remove(name, self._marker(name), ())
+                self._remove(self._marker(name) or {"files": {}}, {})
+                self.target.remove([_done(name)])
             self._write_all(todo, note)
             self._finish()
         report.shards = len(self.parts) - len(report.failed)
@@ -185,29 +186,31 @@ class _Export:
         return None
 
     def _write(self, part: Part) -> None:
-        before = self._marker(part.name)
-        self.target.remove([_done(part.name)])
-        files: dict[str, dict[str, Any]] = {}
+        made: dict[str, bytes] = {}
         for name, data in self.format.files(part):
-            info = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
-            if files.get(name, info) != info:
+            if made.setdefault(name, data) != data:
                 raise UserError(f"shard {part.name}: two images have one file name and other bytes: {name}")
-            files[name] = info
+        files = {name: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)} for name, data in made.items()}
+        before = self._marker(part.name) or {"files": {}}
+        # Whenever this is cut off, the marker names every file that may be there, so that none is ever left behind.
+        self._mark(part.name, "", 0, {**before["files"], **files})
+        for name, data in made.items():
             self.target.write(name, data, self.run, durable=False)
         for name, info in files.items():
             if hashlib.sha256(self.target.read(name)).hexdigest() != info["sha256"]:
                 raise ValueError(f"{name}: reads back as other bytes than were written")
-        self._remove(part.name, before, files)
-        marker = {"follows": part.follows(), "rows": part.rows, "files": files}
-        self.target.write(_done(part.name), json.dumps(marker).encode(), self.run)
+        self._remove(before, files)
+        self._mark(part.name, part.follows(), part.rows, files)
 
-    def _remove(self, name: str, marker: Mapping[str, Any] | None, kept: Mapping[str, Any] | Sequence[str]) -> None:
-        """Remove what a part had before and has no more; its marker, too, where nothing is kept."""
-        gone = [file for file in (marker or {"files": ()})["files"] if file not in kept]
+    def _mark(self, name: str, follows: str, rows: int, files: Mapping[str, Any]) -> None:
+        marker = {"follows": follows, "rows": rows, "files": files}
+        self.target.write(_done(name), json.dumps(marker).encode(), self.run)
+
+    def _remove(self, marker: Mapping[str, Any], kept: Mapping[str, Any]) -> None:
+        """Remove what a part had before and has no more."""
+        gone = [file for file in marker["files"] if file not in kept]
         self.target.remove(gone)
         self.report.removed += len(gone)
-        if not kept:
-            self.target.remove([_done(name)])
 
     def _marker(self, name: str) -> dict[str, Any] | None:
         try:
@@ -245,7 +248,7 @@ class _Export:
     def _finish(self) -> None:
         self._sizes.cache_clear()
         for part in self.parts:  # shared or lost while others were written
-            if not self._is_there(part):
+            if part.name not in self.report.failed and not self._is_there(part):
                 self.report.failed[part.name] = "its files are not those that were written; run the same command again"
         there = [part for part in self.parts if part.name not in self.report.failed]
         files = {}

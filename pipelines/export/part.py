@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -13,7 +14,6 @@ import pyarrow.compute as pc
 
 from pipelines import columns, follow, shards
 from pipelines.config import UserError
-from pipelines.dataset import read_manifest
 from pipelines.reading import open_dataset
 from pipelines.shards import Done
 from pipelines.store import Store
@@ -24,6 +24,8 @@ NOTES: Final = ".export"
 FRAGMENTS: Final = f"{NOTES}/parts"
 """What a part adds to files that all parts share; they are put together at the end."""
 
+KEY: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+"""What a key must look like to be a file's name: datasets come from others, too."""
 IMAGE_SUFFIXES: Final = ((b"\xff\xd8", "jpg"), (b"\x89PNG", "png"), (b"RIFF", "webp"))
 
 
@@ -57,9 +59,12 @@ class Part:
         return hashlib.sha256(json.dumps(of).encode()).hexdigest()
 
     def read(self) -> pa.Table:
-        """The rows that go out. Raises ValueError where the shard does not match its marker."""
+        """The rows that go out. Raises ValueError where a shard does not match its marker, or a key is no file name."""
         _, table = follow.read_accepted(self.store, self.done.shard)
         table = table.replace_schema_metadata(None)
+        for key in table["key"].to_pylist():
+            if not KEY.fullmatch(key):
+                raise ValueError(f"the key {key!r} cannot be the name of a file")
         if self.poses is not None:
             posed = columns.read_shard(self.store, self.done.shard, columns.POSES, poses=self.poses)
             for name in columns.POSES:
@@ -84,22 +89,23 @@ def find_parts(outs: Sequence[str], poses: str | None) -> list[Part]:
             if done.shard in opened:
                 name = f"{done.shard:08d}" if len(outs) == 1 else f"{number}-{done.shard:08d}"
                 parts.append(Part(name, place.store, done, poses, _gone(place.store, done.shard, taken)))
-    if not any(part.rows for part in parts):
-        raise UserError(f"{', '.join(outs)}: nothing is accepted yet; humansd status tells how far it is")
+    if not parts:
+        raise UserError(f"{', '.join(outs)}: no shard is made yet; humansd status tells how far it is")
     return parts
 
 
-def identities(parts: Sequence[Part]) -> list[str]:
-    """The identity hashes of the datasets that parts are of, in order."""
-    return list(
-        dict.fromkeys(read_manifest(store).identity_hash for store in {p.store.root: p.store for p in parts}.values())
-    )
+def stores_of(parts: Sequence[Part]) -> list[Store]:
+    """The datasets that parts are of, in order."""
+    return list({part.store.root: part.store for part in parts}.values())
 
 
 def _gone(store: Store, index: int, taken: Takedowns) -> frozenset[str]:
     if not taken.entries:
         return frozenset()
-    keys = shards.read_table(store, "shards", index, ["key"])["key"].to_pylist()
+    try:
+        keys = shards.read_table(store, "shards", index, ["key"])["key"].to_pylist()
+    except (FileNotFoundError, pa.ArrowInvalid):
+        return frozenset()  # damaged: `read` says so
     return taken.keys & set(keys)
 
 

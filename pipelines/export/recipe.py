@@ -1,9 +1,6 @@
-"""A recipe: one Parquet file from which `humansd rebuild` makes a dataset again. It holds no images.
+"""A recipe (`pipelines.recipe`): one Parquet file from which `humansd rebuild` makes a dataset again.
 
-Its rows are those of the dataset without `image`, with the sha256 of the image's bytes. Generated images follow from
-prompt, seed and attempt; downloaded ones are at their url. Row groups are shards; `humansd.recipe` in the file's
-metadata tells what the dataset was made from (identity keys only: no paths or prices of whoever made it), which slots
-each shard has, and which keys were taken down.
+It holds no images, and of the config identity keys only: no places or prices of whoever made it.
 """
 
 from __future__ import annotations
@@ -17,31 +14,21 @@ from typing import Any, BinaryIO, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines import record
 from pipelines.config import UserError
 from pipelines.dataset import read_manifest
-from pipelines.export.part import FRAGMENTS, Part
+from pipelines.export.part import FRAGMENTS, Part, stores_of
+from pipelines.recipe import METADATA, SCHEMA
 from pipelines.shards import read_parquet
 from pipelines.store import Store
 from pipelines.taken import Takedowns
 
 RECIPE: Final = "recipe.parquet"
-METADATA: Final = b"humansd.recipe"
 SOURCES: Final = ("ghi", "laion-human")
-SCHEMA: Final = pa.schema(
-    [
-        *(field for field in record.SCHEMA if field.name != "image"),
-        ("image_path", pa.string()),
-        ("image_sha256", pa.string()),
-        ("image_bytes", pa.int64()),
-    ]
-)
 
 
 def check(parts: Sequence[Part]) -> None:
     """Raise UserError unless the parts are of one dataset that can be made again from a recipe."""
-    stores = {part.store.root: part.store for part in parts}
-    if len(stores) > 1:
+    if len(stores_of(parts)) > 1:
         raise UserError("--to recipe takes one dataset: a recipe tells what one dataset was made from")
     if parts[0].poses is not None:
         raise UserError("--poses: a recipe tells what the dataset itself holds; leave it out")

@@ -25,7 +25,7 @@ from pipelines.config import UserError, difference, of_kind, plain, restore
 from pipelines.detector import check_detector, detector_digests, load_pinned
 from pipelines.gates import SAFETY, Rejection
 from pipelines.ghi.config import GhiConfig
-from pipelines.ghi.job import card, device_of, identity_of, runtime_of
+from pipelines.ghi.job import device_of, identity_of, runtime_of
 from pipelines.ghi.outcomes import SURPLUS, Outcome, assemble, candidate_of, key_of, outcomes_on_disk
 from pipelines.ghi.slots import Candidate, Slots
 from pipelines.images import decode_image, encode_image
@@ -123,7 +123,7 @@ def compose(
         shard_size=manifest.shard_size,
         max_attempts=manifest.max_attempts,
         shards=shards,
-        files={**_grammar_files(source), "README.md": card(config, checkpoint).encode()},
+        files=_grammar_files(source),
         standing=partial(follow.regated, source),
     )
     make_work = MakeRegateWork(source.url, config, hashed, unchanged(pinned, named), detector)

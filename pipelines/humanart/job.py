@@ -10,7 +10,6 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pipelines.coco import person_categories, scene_of
@@ -123,7 +122,7 @@ def compose(
         shard_size=size,
         max_attempts=1,
         shards=shards,
-        files={**records, HEAD: json.dumps(file.head).encode(), "README.md": card(images).encode()},
+        files={**records, HEAD: json.dumps(file.head).encode()},
     )
     folder = Store(images.images).url
     return job, MakeImportWork(config, images.source, prefix, Store(out).url, folder, file.head), file
@@ -161,10 +160,13 @@ def run_import(
     images: ImageSet, config: ImportConfig, out: str, shards: range | None = None, address: str | None = None
 ) -> JobReport:
     """Import a set into `out`, or what is still missing of it. Raises UserError where the user must act first."""
+    from pipelines.card import renew_card
     from pipelines.engine import run_job
 
     job, make_work = compose(images, config, out, shards)[:2]  # the annotation file is not kept while the job runs
-    return run_job(job, make_work, runtime_of(config, address))
+    report = run_job(job, make_work, runtime_of(config, address))
+    renew_card(out, report)
+    return report
 
 
 def plan_import(images: ImageSet, config: ImportConfig, out: str, shards: range | None = None) -> dict[str, Any]:
@@ -218,31 +220,3 @@ def as_text(found: Mapping[str, Any]) -> str:
             f"unusable  {unusable or 'none, as far as the annotation file tells'}",
         ]
     )
-
-
-def card(images: ImageSet) -> str:
-    """Return the dataset card."""
-    name = "Human-Art" if images.source == "human-art" else Path(images.annotations).stem
-    licence = (
-        "Human-Art is for non-commercial research, on request from its authors, and must not be passed on: neither "
-        "must this."
-        if images.source == "human-art"
-        else "The licences of the images and of the annotations apply."
-    )
-    return f"""---
-configs:
-- config_name: default
-  data_files: shards/*.parquet
-task_categories: [text-to-image, keypoint-detection]
----
-# {name}
-
-Annotated images of people, imported by humansd: each row of `shards/` is an image, its description and the people
-annotated in it (boxes, 17 COCO keypoints, and what else the set has of them). The column `annotation` holds the set's
-own records as JSON; `humansd export` makes COCO JSON of them again, value for value.
-
-Images are the set's own files, but for those that are no plain upright RGB JPEG, PNG or WebP: these were encoded anew,
-and `annotation` says why (`encoded_anew`). `rejected/` and `ledger/` hold what was left out, with stage and reason.
-
-{licence}
-"""

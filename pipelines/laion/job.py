@@ -48,6 +48,16 @@ class Source:
 
 
 @contextlib.contextmanager
+def open_hosts(config: LaionConfig) -> Iterator[Mapping[str, str]]:
+    """`Source.hosts`, for downloads that need no metadata."""
+    if config.metadata.files != MINI:
+        yield {}
+        return
+    with open_source(config) as source:
+        yield source.hosts
+
+
+@contextlib.contextmanager
 def open_source(config: LaionConfig) -> Iterator[Source]:
     """The metadata's files; for `mini`, while the context is open, with the small web they point to."""
     from pipelines.laion.plan import metadata_files
@@ -88,6 +98,7 @@ def run_laion(
     shards: only these; None = all. address: the Ray cluster to join. retry: try the addresses that failed in passing
     once more (`max_attempts` grows by one). Raises UserError where the user must act first.
     """
+    from pipelines.card import renew_card
     from pipelines.store import Store
 
     if retry:
@@ -96,7 +107,9 @@ def run_laion(
     config = replace(config, max_attempts=generations)
     with open_source(config) as source:
         stages, store = prepare(config, out, source, shards)
-        return _run(stages, store, address)
+        report = _run(stages, store, address)
+    renew_card(out, report)
+    return report
 
 
 def prepare(config: LaionConfig, out: str, source: Source, shards: range | None = None) -> tuple[Stages, Store]:
@@ -182,9 +195,7 @@ class Stages:
         from pipelines.laion.settle import SettleStanding
 
         job = self._job("", "", self.config.max_attempts)
-        return replace(
-            job, shards=None, standing=SettleStanding(self.out), files={"README.md": card(self.config).encode()}
-        )
+        return replace(job, shards=None, standing=SettleStanding(self.out))
 
     def manifest(self, job: Job) -> Any:
         from pipelines import dataset
@@ -341,27 +352,6 @@ def funnel(store: Store) -> list[tuple[str, int]]:
         table = shards.read_table(store, "ledger", index, ["stage", "reason"])
         counts.update(f"{row['stage']}: {row['reason']}" for row in table.to_pylist())
     return counts.most_common()
-
-
-def card(config: LaionConfig) -> str:
-    """Return the dataset card: a README that the Hugging Face hub and `datasets.load_dataset` read as well."""
-    return f"""---
-configs:
-- config_name: default
-  data_files: shards/*.parquet
-task_categories: [text-to-image, keypoint-detection]
----
-# LAION-Human
-
-Images of people from the web with their captions and poses, collected by humansd: each row of `shards/` is an image,
-its caption, where it came from (`origin`), and the people found in it (boxes and 17 COCO keypoints).
-
-- candidates from LAION-style metadata, filtered as `dataset.json` says
-- poses by `{config.detector.name}`, text similarity by `{config.score.clip_model}`
-- `rejected/` and `ledger/` hold what was not accepted, with stage and reason
-
-The images belong to their authors; `origin` names where each was published. Remove a row by `humansd takedown`.
-"""
 
 
 def plan_laion(config: LaionConfig) -> dict[str, Any]:

@@ -72,6 +72,7 @@ def test_there_are_the_commands_that_there_should_be() -> None:
         "repair",
         "takedown",
         "export",
+        "rebuild",
         "plan",
         "models list",
         "models fetch",

@@ -86,6 +86,7 @@ def test_regate_then_top_up_gives_the_bytes_of_a_fresh_job(
     assert report.exit_code == 1
     assert accepted(to).items() < accepted(fresh).items()
     assert list(dataset.verify(str(to))) == []
+    assert f"\n{len(accepted(to))} rows in " in (to / "README.md").read_text()
     assert (to / "grammar" / "actions.tsv").read_bytes() == (source / "grammar" / "actions.tsv").read_bytes()
     again = run_regate(plan_regate(str(source), str(to), overrides=[OTHER]))
     assert (again.shards_done, again.short) == (0, report.short)

@@ -93,6 +93,28 @@ def test_what_was_taken_down_goes_from_an_earlier_export(to: str, tmp_path: Path
         assert keys[1].encode() not in text(tmp_path / "x")
 
 
+def test_a_dataset_that_was_taken_down_whole_leaves_nothing(tmp_path: Path) -> None:
+    keys = write_dataset(tmp_path / "ghi", 1)
+    assert export(tmp_path / "ghi", to="humansd-layout", out=tmp_path / "x") == 0
+    assert cli.main(["takedown", str(tmp_path / "ghi"), *(f"--key={key}" for key in keys)]) == 0
+    assert export(tmp_path / "ghi", to="humansd-layout", out=tmp_path / "x") == 0
+    assert list(files(tmp_path / "x")) == ["mapping_file_training.json"]
+    assert json.loads((tmp_path / "x/mapping_file_training.json").read_text()) == {}
+
+
+def test_nothing_is_left_behind_where_a_refresh_failed(tmp_path: Path) -> None:
+    keys = write_dataset(tmp_path / "ghi", 1)
+    assert export(tmp_path / "ghi", to="humansd-layout", out=tmp_path / "x") == 0
+    assert cli.main(["takedown", str(tmp_path / "ghi"), "--key", keys[1]]) == 0
+    shard = tmp_path / "ghi/shards/00000000.parquet"
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-9])
+    assert export(tmp_path / "ghi", to="humansd-layout", out=tmp_path / "x") == 1
+    shard.write_bytes(whole)
+    assert export(tmp_path / "ghi", to="humansd-layout", out=tmp_path / "x") == 0
+    assert keys[1].encode() not in text(tmp_path / "x")
+
+
 def test_rows_on_the_list_do_not_go_out_before_they_are_removed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -112,7 +134,8 @@ def test_a_damaged_shard_is_named_and_the_others_go_out(tmp_path: Path, capsys: 
     whole = shard.read_bytes()
     shard.write_bytes(whole[:-9] + b"?" + whole[-8:])
     assert export(tmp_path / "ghi", out=tmp_path / "x") == 1
-    assert "failed: shard 00000000" in capsys.readouterr().err
+    assert "failed: shard 00000000: " in (told := capsys.readouterr().err)
+    assert "does not match its done marker" in told
     assert list(files(tmp_path / "x")) == ["00000001.tar"]
     shard.write_bytes(whole)
     assert export(tmp_path / "ghi", out=tmp_path / "x") == 0
@@ -131,7 +154,7 @@ def test_poses_of_added_columns(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "has no columns absent (there: none)" in capsys.readouterr().err
 
 
-def renamed(out: Path, to: Path) -> list[str]:
+def renamed(out: Path, to: Path, prefix: str = "b-") -> list[str]:
     """Copy a dataset under other keys; return them."""
     store, other = Store(str(out)), Store(str(to))
     manifest = dataset.read_manifest(store)
@@ -139,7 +162,7 @@ def renamed(out: Path, to: Path) -> list[str]:
     keys = []
     for index in shards.done_indices(store):
         samples = table_to_samples(shards.read_table(store, "shards", index))
-        accepted = [replace(one, key=f"b-{one.key}", image_path=f"b-{one.image_path}") for one in samples]
+        accepted = [replace(one, key=f"{prefix}{one.key}", image_path=f"b-{one.image_path}") for one in samples]
         shards.commit(other, manifest.task(index), ShardResult(accepted), manifest.identity_hash, "run")
         keys += [one.key for one in accepted]
     return keys
@@ -159,6 +182,14 @@ def test_several_datasets_are_one(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert export(tmp_path / "a", tmp_path / "c", out=tmp_path / "y") == 2
     assert "leave one of them out" in capsys.readouterr().err
     assert not (tmp_path / "y").exists()
+
+
+def test_keys_do_not_lead_out_of_the_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_dataset(tmp_path / "a", 1)
+    renamed(tmp_path / "a", tmp_path / "b", "../../")
+    assert export(tmp_path / "b", to="humansd-layout", out=tmp_path / "x/y/z") == 1
+    assert "cannot be the name of a file" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.rglob("*.png")) == []
 
 
 def test_what_lies_there_already_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -162,7 +162,8 @@ def assert_on_disk(out: Path, config: GhiConfig) -> None:
 def test_a_job_on_the_engine(config: GhiConfig, cluster: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert run_ghi(config, str(out)).exit_code == 0
-    assert (out / "README.md").read_text().startswith("---\nconfigs:")
+    assert (out / "README.md").read_text().startswith('---\npretty_name: "Generated humans"')
+    assert "5 rows." in json.loads((out / "croissant.json").read_text())["description"]
     assert (out / "grammar" / "actions.tsv").read_bytes() == read_grammar_files(None)["actions.tsv"]
     assert_on_disk(out, config)
     found = plan_ghi(dataclasses.replace(config, n=7), str(out))

@@ -45,6 +45,9 @@ def humanart(drawn: Path, out: Path, *more: str) -> int:
 def test_any_number_of_workers_gives_the_same_bytes(drawn: Path, out: Path, tmp_path: Path) -> None:
     assert humanart(drawn, tmp_path / "out", "--workers", "2") == 0
     assert tables(tmp_path / "out") == tables(out)
+    for name in ("README.md", "croissant.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (out / name).read_bytes()
+    assert f"\n{len(keys(out))} rows in " in (out / "README.md").read_text()
     assert len(keys(out)) == GOOD - 1 + len(ODD_IMAGES)
     assert list(dataset.verify(str(out))) == []
 

@@ -48,6 +48,10 @@ def test_every_candidate_is_accepted_or_has_a_reason(made: Path) -> None:
     assert Counter(accepted) + Counter(lost["key"]) == Counter(keys)
     assert lost["reason"].notna().all()
     assert list(dataset.verify(str(made))) == []
+    card = (made / "README.md").read_text()
+    assert f"\n{len(accepted)} rows in " in card
+    assert f"| candidates | {N} |" in card
+    assert (made / "croissant.json").exists()
 
 
 def test_the_ledger_names_what_each_page_was(made: Path) -> None:
