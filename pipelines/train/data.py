@@ -5,7 +5,8 @@
 
 Which sample stands at which place of which batch, and how it is augmented, follows from the listing of shards, the seed
 and the place alone (`pipelines.train.order`). So any number of ranks and of loader workers gives the same global
-batches, and a training goes on at any batch without reading those before it.
+batches, and a training goes on at any batch without reading those before it. A worker reads each shard of a window once
+and keeps the rows that are its own, so more workers hold no more memory between them, but each reads all shards.
 """
 
 from __future__ import annotations
