@@ -79,6 +79,52 @@ def train(
     return code
 
 
+@train_app.command(
+    epilog=examples(
+        "humansd train cache --config sd21 --set data.augment=false --data ghi art",
+        "humansd train cache --data ghi art --set data.augment=false --workers 2",
+    )
+)
+def cache(
+    data: Annotated[
+        list[str], typer.Option(metavar="OUT...", help="Datasets, each as OUT or OUT@weight; several follow.")
+    ],
+    config: Annotated[
+        str, typer.Option(help="A bundled config (mini, sd15, sd21) or the path of a TOML file.")
+    ] = "mini",
+    workers: options.Workers = None,
+    gpus_per_worker: Annotated[float, typer.Option(min=0, help="GPUs (or a fraction) that each worker gets.")] = 0.0,
+    address: options.Address = None,
+    set_: options.Set = None,
+    json: options.Json = False,
+) -> int:
+    """Compute latents and text states of datasets once, for trainings with data.cached=true.
+
+    They are stored as float16 in OUT/columns/latents-…, a name that follows from the model, the size and max_people.
+    The same command again makes what is missing. Pictures that are augmented cannot be cached.
+    """
+    import dataclasses
+
+    from pipelines.job import Runtime
+    from pipelines.train.cache import cache_latents
+    from pipelines.train.config import TrainConfig
+
+    resolved = load_config(TrainConfig, config, set_ or [], folder="train")
+    if resolved.data.augment:
+        raise UserError("latents of augmented pictures cannot be cached: add --set data.augment=false, also to train")
+    if resolved.data.poses is not None:
+        raise UserError("latents hold the skeletons of the datasets' own poses: leave data.poses out")
+    threads = resolved.compute.threads
+    runtime = Runtime(workers or 1, threads, gpus_per_worker, threads, address)
+    reports = cache_latents(data, resolved.model, resolved.data.size, resolved.data.max_people, runtime)
+    for out, report in reports.items():
+        if json:
+            options.print_json({"out": out, **dataclasses.asdict(report)})
+        else:
+            options.say_report(report, out)
+    return max(report.exit_code for report in reports.values())
+
+
 def sample(
     model: Annotated[
         str, typer.Option(metavar="RUN", help="A run, its model folder, or the authors' checkpoint (.ckpt).")

@@ -26,6 +26,7 @@ from pipelines.checkpoint import Checkpoint
 from pipelines.config import UserError
 from pipelines.train import checkpoints
 from pipelines.train.augment import Augment
+from pipelines.train.cache import columns_name
 from pipelines.train.config import OptimizerConfig, TrainConfig
 from pipelines.train.curves import Curves, Point
 from pipelines.train.data import PoseShards
@@ -164,6 +165,7 @@ class Training:
 
     def _batches(self) -> Iterator[Mapping[str, Any]]:
         data = self.config.data
+        cached = data.cached and columns_name(self.config.model, data.size, data.max_people)
         shards = PoseShards(
             self.task.data,
             data.size,
@@ -174,7 +176,7 @@ class Training:
             self.step,
             Augment() if data.augment else None,
             data.max_people,
-            data.cached,
+            cached,
             data.poses,
         )
         share = self.config.batch_size // self.place.world_size

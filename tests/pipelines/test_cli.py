@@ -57,6 +57,7 @@ def test_there_are_the_commands_that_there_should_be() -> None:
         "laion index",
         "laion retry",
         "train",
+        "train cache",
         "sample",
         "detect",
         "regate",

@@ -108,6 +108,15 @@ def test_latents_follow_their_rows(tmp_path: Path) -> None:
     ].to_pylist()
 
 
+def test_the_command_tells_what_cannot_be_cached(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from pipelines import cli
+
+    for told, setting in (("data.augment=false", "data.augment=true"), ("own poses", "data.poses=sure")):
+        words = ["train", "cache", "--data", str(tmp_path), "--set", "data.augment=false", "--set", setting]
+        assert cli.main(words) == 2
+        assert told in capsys.readouterr().err
+
+
 @pytest.mark.usefixtures("cluster")
 def test_the_engine_makes_them_once(tmp_path: Path) -> None:
     from pipelines.job import Runtime
