@@ -36,6 +36,9 @@ class _Group(TyperGroup):
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
+        except KeyboardInterrupt:  # here, as Typer makes a bare exit code of it
+            say("humansd: interrupted")
+            return 130
         return result
 
 
@@ -74,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         say(f"humansd: {error.filename}: {error.strerror}")
         return 2
-    except (KeyboardInterrupt, typer.Abort):
+    except typer.Abort:
         say("humansd: interrupted")
         return 130
     return code if isinstance(code, int) else 0

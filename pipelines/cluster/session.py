@@ -62,7 +62,10 @@ def ray_session(runtime: Runtime) -> Iterator[None]:
 def _init_ray(address: str, **options: Any) -> None:
     with warnings.catch_warnings():  # Ray announces changes of its own future versions
         warnings.simplefilter("ignore", FutureWarning)
-        ray.init(address, logging_level=logging.ERROR, log_to_driver=False, **options)
+        try:
+            ray.init(address, logging_level=logging.ERROR, log_to_driver=False, **options)
+        except SystemExit:  # what Ray makes of a SIGTERM while it starts
+            raise KeyboardInterrupt from None
 
 
 def _check_address(address: str) -> None:

@@ -64,7 +64,9 @@ def test_a_folder(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert list(pd.read_parquet(out / "ledger")["reason"]) == ["broken"]
 
 
-def test_it_goes_on_where_it_stopped(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_goes_on_where_it_stopped(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(detect, "PART", 2)
     whole, out = tmp_path / "whole", tmp_path / "out"
     assert cli.main(["detect", str(photos), "--out", str(whole)]) == 1
@@ -79,6 +81,7 @@ def test_it_goes_on_where_it_stopped(photos: Path, tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(MiniPose, "detect", count)
     assert cli.main(["detect", str(photos), "--out", str(out)]) == 130
+    assert "humansd: interrupted" in capsys.readouterr().err
     assert not (out / "coco.json").exists()
     assert cli.main(["detect", str(photos), "--out", str(out)]) == 1
     assert sum(looked_at) == 4 + looked_at[1]
