@@ -32,7 +32,7 @@ def absent(name: FeatureName, inception: Path | None) -> str | None:
     if name == "mini-clip":
         return None
     if importlib.util.find_spec("torch_fidelity") is None:
-        return f"{TITLES[name]} and KID need torch-fidelity, which is not installed"
+        return f"{TITLES[name]} and KID need torch-fidelity: run `uv sync --frozen --extra evaluate`"
     if inception is None:
         return f"{TITLES[name]} and KID need Inception weights: download {URL} and give --set inception={WEIGHTS}"
     if not inception.is_file():

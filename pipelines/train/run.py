@@ -141,7 +141,7 @@ def run_train(config: TrainConfig, data: Sequence[str], out: str, address: str |
 
 def _check_extra() -> None:
     if importlib.util.find_spec("tensorboard") is None:
-        raise UserError("training needs tensorboard: install humansd[train]")
+        raise UserError("training needs tensorboard: run `uv sync --frozen --extra train`")
 
 
 def _check(config: TrainConfig, data: Sequence[str], out: str) -> tuple[Checkpoint, tuple[Part, ...], Path]:
