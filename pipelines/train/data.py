@@ -89,6 +89,9 @@ class PoseShards(IterableDataset[Sample]):
         cache: ShardCache | None = None,
     ) -> None:
         super().__init__()
+        # Loader workers are the parallelism. OpenCV's own threads do not survive the fork that makes them: a worker
+        # that used them, or tried to end them, would wait for ever.
+        cv2.setNumThreads(1)
         if batch_size % world_size:
             raise UserError(f"batch_size ({batch_size}) must be a multiple of the number of workers ({world_size})")
         if cached and augment is not None:
@@ -112,7 +115,6 @@ class PoseShards(IterableDataset[Sample]):
         info = get_worker_info()
         share = self._share
         if info is not None:
-            cv2.setNumThreads(1)  # the workers are the parallelism
             share = Share(share.batch_size, share.rank, share.world_size, info.id, info.num_workers, share.start)
         mix = Mix([part.weight * part.rows for part in self.parts], self._seed)
         streams = [self._stream(number, part, mix, share) for number, part in enumerate(self.parts)]

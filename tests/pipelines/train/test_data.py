@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -53,6 +54,12 @@ def joined(parts: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
         one = {name: [value for rank in ranks for value in rank[name]] for name in ("key", "caption")}
         found.append(one | {n: torch.cat([rank[n] for rank in ranks]) for n in ("image", "skeleton", "keypoints")})
     return found
+
+
+def test_workers_start_where_opencv_has_threads(outs: list[str]) -> None:
+    cv2.setNumThreads(4)
+    cv2.warpAffine(np.zeros((1024, 1024, 3), np.uint8), np.eye(2, 3), (1024, 1024))
+    assert batches(outs, 1, workers=1)[0]["key"] == batches(outs, 1)[0]["key"]
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
