@@ -33,14 +33,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_most_similar_pictures_are_found(folder: Path) -> None:
-    page = next(page for page in web.pages() if "stained" in page.caption)
-    config = IndexConfig(queries=(page.caption,), per_query=10, min_similarity=0.0)
+    config = IndexConfig(queries=("a stained glass window of a man",), per_query=8, min_similarity=0.0)
     found = index.search(folder, ClipScorer(), config).to_pydict()
-    assert 0 < len(found["url"]) <= 10
+    assert 0 < len(found["url"]) <= 8
     assert found["text_similarity"] == sorted(found["text_similarity"], reverse=True)
     captions = {f"http://{web.HOST}/{page.path}": page.caption for page in web.pages()}
-    glass = sum("stained" in captions[url] or "window" in captions[url] for url in found["url"])
-    assert glass >= len(found["url"]) / 2
+    glass = sum("stained glass" in captions[url] for url in found["url"])
+    assert glass >= len(found["url"]) - 2  # of 144 pictures, 11 are
 
 
 def test_only_what_is_found_becomes_a_candidate(folder: Path) -> None:
