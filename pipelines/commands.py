@@ -50,6 +50,7 @@ def register(app: typer.Typer) -> None:
         epilog=examples(
             "humansd inspect ghi --sheet sheet.png",
             "humansd inspect ghi --sheet rejected.png --rejected --n 48",
+            "humansd inspect ghi --html report.html",
             "humansd inspect ghi --json",
         )
     )(inspect)
@@ -217,13 +218,23 @@ def status(
 def inspect(
     out: options.Dataset,
     sheet: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw a contact sheet.")] = None,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE.html", help="One page: samples, funnel, coverage, why rejected.")
+    ] = None,
     rejected: Annotated[bool, typer.Option("--rejected", help="What was rejected, with the reasons.")] = False,
     n: Annotated[int, typer.Option("--n", min=1, help="How many rows, drawn at random.")] = 24,
     seed: Annotated[int, typer.Option(min=0, help="Another seed draws other rows.")] = 0,
     poses: options.Poses = None,
     json: options.Json = False,
 ) -> None:
-    """Look at a dataset: a contact sheet with skeletons and captions, or rows as text."""
+    """Look at a dataset: a contact sheet with skeletons and captions, a page about all of it, or rows as text."""
+    if html is not None:
+        from pipelines.inspect.report import write_report
+
+        if sheet is not None or rejected:
+            raise UserError("--html shows accepted and rejected: leave --sheet and --rejected out")
+        options.say(f"{write_report(out, html, n, seed, poses):,} samples and what was rejected in {html}")
+        return
     from pipelines.inspect import rows
 
     picked, total = rows.pick(out, "rejected" if rejected else "shards", n, seed, poses)

@@ -94,15 +94,15 @@ def draw_sheet(cards: Sequence[Card], title: str, subtitle: str) -> Image.Image:
         left = MARGIN + column * (card_width + CARD_GAP)
         top = HEADING + row * (card_height + CARD_GAP)
         pen.rounded_rectangle((left, top, left + card_width, top + card_height), 8, CARD, RULE)
-        plain, posed = _pictures(card)
+        plain, posed = pictures(card)
         sheet.paste(plain, (left + GAP, top + GAP))
         sheet.paste(posed, (left + 2 * GAP + CELL, top + GAP))
         _write(pen, card, left + 3 * GAP + 2 * CELL, top + GAP)
     return sheet
 
 
-def _pictures(card: Card) -> tuple[Image.Image, Image.Image]:
-    """Return the image, and the image dimmed under its skeletons, both fitted into a square cell."""
+def pictures(card: Card) -> tuple[Image.Image, Image.Image]:
+    """Return the image, and the image dimmed under its skeletons, both fitted into a square cell of `CELL` pixels."""
     empty = Image.new("RGB", (CELL, CELL), VOID)
     image = None
     if card.image is not None:

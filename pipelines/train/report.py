@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import json
 import math
@@ -10,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from pipelines.page import page, picture, write_page
 from pipelines.train import curves
 from pipelines.train.output import GRIDS
 
@@ -27,11 +27,7 @@ CURVES: Final = {
     "data_wait": "Time waiting for data, %",
 }
 STYLE: Final = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #202124; background: #faf9f6; max-width: 1000px; margin: 2em auto;
-  padding: 0 1em }
-h1 { font-size: 1.5em } h2 { font-size: 1.1em; margin-top: 2em } figure { margin: 0 0 1em }
 .curves { display: grid; grid-template-columns: repeat(auto-fill, minmax(440px, 1fr)); gap: 1em }
-figcaption { color: #7c7a74; font-size: .85em } svg { background: #fff; border: 1px solid #e2dfd8; max-width: 100% }
 img { image-rendering: pixelated; min-width: 390px; max-width: 100%; border: 1px solid #e2dfd8 }
 pre { background: #fff; border: 1px solid #e2dfd8; padding: 1em; overflow: auto; font-size: .85em }
 """
@@ -49,23 +45,18 @@ def write_report(run: Path) -> Path:
     grids = sorted((run / GRIDS).glob("*.png"), reverse=True)
     last = points[-1] if points else None
     summary = f"{last.step:,} steps, loss {last.loss:.4f}" if last else "no steps yet"
-    page = f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(run.name)}</title>
-<style>{STYLE}</style><h1>Training {html.escape(run.name)}</h1><p>{summary}</p>
+    body = f"""<h1>Training {html.escape(run.name)}</h1><p>{summary}</p>
 <h2>Curves</h2><div class="curves">{figures}</div>
 <h2>Samples</h2><p>Skeleton, the data's own picture, and a sample from the same caption and pose.</p>
 {"".join(map(_grid, grids)) or "<p>None were drawn.</p>"}
-<h2>Config</h2><pre>{html.escape(json.dumps(about, indent=1))}</pre></html>
+<h2>Config</h2><pre>{html.escape(json.dumps(about, indent=1))}</pre>
 """
-    temporary = run / f".{REPORT}.new"
-    temporary.write_text(page, encoding="utf-8")
-    return temporary.replace(run / REPORT)
+    return write_page(run / REPORT, page(run.name, STYLE, body))
 
 
 def _grid(path: Path) -> str:
-    data = base64.b64encode(path.read_bytes()).decode("ascii")
     step = f"step {int(path.stem):,}"
-    picture = f'<img alt="samples at {step}" src="data:image/png;base64,{data}">'
-    return f"<figure>{picture}<figcaption>{step}</figcaption></figure>"
+    return f"<figure>{picture(path.read_bytes(), 'png', f'samples at {step}')}<figcaption>{step}</figcaption></figure>"
 
 
 def curve(steps: Sequence[int], values: Sequence[float]) -> str:
