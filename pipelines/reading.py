@@ -72,19 +72,24 @@ class Dataset:
         Raises IndexError for a number that is not a row's.
         """
         wanted = sorted(set(numbers))
-        found: list[Sample] = []
+        places: list[tuple[Part, int, list[int]]] = []
         start = 0
         for part in self.parts:
             for index, size in _sizes(part).items():
                 here = [number - start for number in wanted if start <= number < start + size]
-                if here:
-                    table = columns.read_shard(part.store, index, None, self._add, self._poses)
-                    found += record.table_to_samples(table.take(here))
+                places += [(part, index, here)] if here else []
                 start += size
-        if len(found) < len(wanted):
-            outside = next(number for number in wanted if not 0 <= number < start)
-            raise IndexError(f"row {outside}: there are rows 0 to {start - 1}" if start else "there are no rows")
-        return found
+        outside = [number for number in wanted if not 0 <= number < start]
+        if outside:
+            raise IndexError(f"row {outside[0]}: there are rows 0 to {start - 1}" if start else "there are no rows")
+
+        def read(place: tuple[Part, int, list[int]]) -> list[Sample]:
+            part, index, here = place
+            table = columns.read_shard(part.store, index, None, self._add, self._poses)
+            return record.table_to_samples(table.take(here))
+
+        with ThreadPoolExecutor(READERS) as pool:
+            return [sample for found in pool.map(read, places) for sample in found]
 
     @functools.cached_property
     def df(self) -> pd.DataFrame:

@@ -111,6 +111,15 @@ def test_the_command_writes_a_page_of_samples_charts_coverage_and_examples(tmp_p
     assert file.read_text(encoding="utf-8") == text
 
 
+def test_a_dataset_on_an_object_store_has_the_same_page(tmp_path: Path, s3: str) -> None:
+    texts = []
+    for out in (str(tmp_path / "out"), f"{s3}/reported"):
+        write_dataset(out, 2)
+        write_report(out, tmp_path / "report.html", 24)
+        texts.append((tmp_path / "report.html").read_text(encoding="utf-8").replace(out, "OUT"))
+    assert texts[0] == texts[1]
+
+
 def test_coverage_counts_scenes_by_the_first_word_of_actions(tmp_path: Path) -> None:
     write_dataset(tmp_path / "out", 3)
     store = Store(str(tmp_path / "out"))
