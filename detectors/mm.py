@@ -9,6 +9,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import warnings
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -29,6 +30,10 @@ __all__ = [
     "read_config",
     "step_of",
 ]
+
+# What mmengine, mmcv and mmdet call is deprecated elsewhere; who runs them cannot do anything about it.
+for _message in ("pkg_resources is deprecated", r"`torch\.cuda\.amp\.autocast", r"torch\.meshgrid: "):
+    warnings.filterwarnings("ignore", _message)
 
 CONFIGS: Final = Path(__file__).parent / "configs"
 """Configs of our own."""
