@@ -98,7 +98,7 @@ class Store:
                 raise
             if durable:
                 for folder in dict.fromkeys(target.parent for target in targets):
-                    _sync_folder(folder)
+                    sync(folder)
 
     def write_large(self, name: str, write: Callable[[BinaryIO], object], run: str) -> None:
         """Write one file that may be larger than memory; to an object store it goes by way of a temporary file."""
@@ -273,11 +273,12 @@ def _make_folder(folder: Path, durable: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if durable:
         for path in missing:
-            _sync_folder(path.parent)
+            sync(path.parent)
 
 
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Have the system write a file, or the names in a folder, to its disk."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

@@ -22,6 +22,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from pipelines.store import sync
+
 FOLDER: Final = "checkpoints"
 _TEMPORARY: Final = ".tmp"
 
@@ -97,8 +99,8 @@ def clean(run: Path) -> None:
 def replace_folder(temporary: Path, final: Path) -> None:
     """Give a complete folder its final name, durably; what bore that name before goes."""
     for path in sorted(temporary.rglob("*")):
-        _sync(path)
-    _sync(temporary)
+        sync(path)
+    sync(temporary)
     if final.exists():
         aside = temporary.with_name(f"{temporary.name.removesuffix(_TEMPORARY)}.old{_TEMPORARY}")
         final.rename(aside)
@@ -106,15 +108,7 @@ def replace_folder(temporary: Path, final: Path) -> None:
         shutil.rmtree(aside)
     else:
         temporary.rename(final)
-    _sync(final.parent)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync(final.parent)
 
 
 def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -51,9 +51,7 @@ PAIRS = {
 @pytest.mark.bench
 def test_the_detector_is_faster_than_the_inferencer() -> None:
     ratios = main(images=16, rounds=5)
-    small = (MINI, "RTMDet-tiny + RTMPose-t")
-    assert min(ratios[name] for name in small) >= 1.5
-    assert min(ratios.values()) >= 1  # of large networks on one thread, their own arithmetic is nearly all there is
+    assert min(ratios.values()) >= 1.5
 
 
 def trained(folder: Path) -> tuple[ModelFiles, ModelFiles]:

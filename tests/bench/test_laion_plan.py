@@ -36,7 +36,8 @@ FROM (SELECT unnest(range({start}, {stop})) AS n), LATERAL (SELECT n - n % 20 * 
 
 @pytest.mark.bench
 def test_memory_stays_flat_as_the_metadata_grows() -> None:
-    assert max(main([1_000_000, 3_000_000, 10_000_000], 500)) <= 800
+    peaks = main([1_000_000, 3_000_000, 10_000_000], 500)
+    assert max(peaks[-2:]) <= 1.25 * max(peaks[:2])
 
 
 def make(folder: Path, rows: int) -> None:
@@ -74,6 +75,7 @@ def peak() -> float:
 
 
 def main(sizes: list[int], memory_mb: int) -> list[float]:
+    """Run and write the results; returns the megabytes of each size's dry run and plan, in turn."""
     lines, peaks = [], []
     with tempfile.TemporaryDirectory() as root:
         for rows in sizes:

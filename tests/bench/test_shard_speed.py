@@ -31,7 +31,7 @@ IMAGE_BYTES = 60_000
 
 
 @pytest.mark.bench
-def test_shards_are_not_slower_than_the_others() -> None:
+def test_shards_beside_the_others() -> None:
     main(rows=1000, rounds=7)
 
 
