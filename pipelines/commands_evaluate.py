@@ -91,8 +91,9 @@ def evaluate_mini(
 def evaluate_dataset(outs: Outs, json: options.Json = False) -> None:
     """What is in datasets, side by side: yield, people, coverage, diversity, duplicates, scores, what gates shift."""
     from pipelines.evaluate import dataset_text, datasets
+    from pipelines.evaluate.contents import read_contents
 
-    summaries = datasets.summarize([datasets.read_contents(out) for out in outs])
+    summaries = datasets.summarize([read_contents(out) for out in outs])
     if json:
         for one in summaries:
             options.print_json(one)

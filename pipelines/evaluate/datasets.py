@@ -1,162 +1,24 @@
 """What is in a dataset: funnel, people, coverage, diversity, near-duplicates, scores, and what each gate shifts.
 
-Reads columns and never an image. Counts are exact; pose diversity is of at most `POSES` people, evenly spread.
+Counts are exact; pose diversity is of at most `contents.POSES` people, in rows spread evenly: the same ones each time.
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike
 
-from pipelines import dataset, shards
-from pipelines.duplicates import near_duplicates
-from pipelines.evaluate.diversity import normalised_poses, spread_out
-from pipelines.store import Store
+from pipelines.duplicates import Hashes, near_duplicates
+from pipelines.evaluate.contents import SCORES, Candidates, Contents, Counts
+from pipelines.evaluate.diversity import spread_out
 
-COLUMNS: Final = [
-    *("scene", "action", "caption", "num_people", "min_keypoint_score", "people", "prompt", "phash"),
-    *("clip_score", "aesthetic", "nsfw", "watermark"),
-]
-LEDGER: Final = ["stage", "reason", "scene", "asked_people", "caption", "measured"]
-SCORES: Final = ("min_keypoint_score", "clip_score", "aesthetic", "nsfw", "watermark")
-SURPLUS: Final = "surplus"
-"""Ledger reason of a candidate that passed every gate, but whose slot a lower attempt fills."""
-POSES: Final = 20_000
 NEAR: Final = 3
 """Bits of 64 in which the perceptual hashes of near-duplicates differ at most."""
 BINS: Final = 10
-
-Counts = Counter[Any]
-
-
-@dataclass(slots=True)
-class Candidates:
-    """Candidates of one fate, counted. scores: name → (sum, number) of what was measured; words: of their captions."""
-
-    number: int = 0
-    scenes: Counts = field(default_factory=Counter)
-    people: Counts = field(default_factory=Counter)
-    words: int = 0
-    captions: int = 0
-    scores: dict[str, tuple[float, int]] = field(default_factory=dict)
-
-    def add(self, scene: str | None, people: int | None, caption: str | None, scores: Mapping[str, Any]) -> None:
-        """Count one candidate. people: asked for, else found."""
-        self.number += 1
-        self.scenes[scene] += scene is not None
-        self.people[people] += people is not None
-        self.captions += caption is not None
-        self.words += len((caption or "").split())
-        for name, value in scores.items():
-            if isinstance(value, int | float):
-                total, number = self.scores.get(name, (0.0, 0))
-                self.scores[name] = (total + value, number + 1)
-
-    def merged(self, other: Candidates) -> Candidates:
-        """Return both together."""
-        scores = dict(self.scores)
-        for name, (total, number) in other.scores.items():
-            before = scores.get(name, (0.0, 0))
-            scores[name] = (before[0] + total, before[1] + number)
-        return Candidates(
-            self.number + other.number,
-            self.scenes + other.scenes,
-            self.people + other.people,
-            self.words + other.words,
-            self.captions + other.captions,
-            scores,
-        )
-
-    def mean(self, name: str) -> float | None:
-        """Return the mean of a score, None where nobody has it."""
-        total, number = self.scores.get(name, (0.0, 0))
-        return total / number if number else None
-
-
-@dataclass(slots=True)
-class Contents:
-    """What was read of a dataset.
-
-    reasons: (stage, reason) → candidates turned down, surplus ones left out. gates: stage → those it turned down.
-    values: score → all that were measured. poses: (P, 34) as `normalised_poses` has them.
-    """
-
-    out: str
-    slots: int
-    accepted: Candidates = field(default_factory=Candidates)
-    surplus: Candidates = field(default_factory=Candidates)
-    gates: dict[str, Candidates] = field(default_factory=dict)
-    reasons: Counts = field(default_factory=Counter)
-    short: int = 0
-    scenes: Counts = field(default_factory=Counter)
-    actions: Counts = field(default_factory=Counter)
-    found_people: Counts = field(default_factory=Counter)
-    caption_words: list[int] = field(default_factory=list)
-    values: dict[str, list[float]] = field(default_factory=dict)
-    hashes: list[int] = field(default_factory=list)
-    poses: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 34), np.float32))
-
-
-def read_contents(out: str) -> Contents:
-    """Read the columns of all committed shards. Raises UserError where `out` is no dataset."""
-    store = Store(out)
-    manifest = dataset.read_manifest(store)
-    found = Contents(out, manifest.n)
-    markers = list(shards.read_markers(store))
-    found.short = sum(len(done.short) for done in markers)
-    rows = sum(done.accepted for done in markers)
-    poses: list[NDArray[np.float32]] = []
-    every = max(1, rows // POSES)
-    number = 0
-    for done in markers:
-        table = shards.read_table(store, "shards", done.shard, COLUMNS)
-        asked = pc.struct_field(table["prompt"], "num_people").to_pylist()
-        sampled = [row for row in range(table.num_rows) if (number + row) % every == 0]
-        poses += [
-            normalised_poses(people) for people in table["people"].take(pa.array(sampled, pa.int64())).to_pylist()
-        ]
-        number += table.num_rows
-        for row, people in zip(table.drop_columns(["people", "prompt"]).to_pylist(), asked, strict=True):
-            _count_accepted(found, row, people)
-        for row in shards.read_table(store, "ledger", done.shard, LEDGER).to_pylist():
-            _count_ledger(found, row)
-    found.poses = np.concatenate(poses)[:POSES] if poses else found.poses
-    return found
-
-
-def _count_accepted(found: Contents, row: dict[str, Any], asked: int | None) -> None:
-    people = row["num_people"] if asked is None else asked
-    found.accepted.add(row["scene"], people, row["caption"], {name: row[name] for name in SCORES})
-    found.scenes[row["scene"]] += row["scene"] is not None
-    found.actions[row["action"]] += row["action"] is not None
-    found.found_people[row["num_people"]] += 1
-    found.caption_words.append(len((row["caption"] or "").split()))
-    for name in SCORES:
-        if row[name] is not None:
-            found.values.setdefault(name, []).append(row[name])
-    if row["phash"] is not None:
-        found.hashes.append(row["phash"])
-
-
-def _count_ledger(found: Contents, row: dict[str, Any]) -> None:
-
-    measured = json.loads(row["measured"]) if row["measured"] else {}
-    scores = {name: measured.get(name) for name in SCORES}
-    scores["min_keypoint_score"] = measured.get("keypoint_score", scores["min_keypoint_score"])
-    group = found.surplus
-    if row["reason"] != SURPLUS:
-        found.reasons[row["stage"], row["reason"]] += 1
-        group = found.gates.setdefault(row["stage"], Candidates())
-    people = row["asked_people"] if row["asked_people"] is not None else measured.get("people")
-    group.add(row["scene"], None if people is None else int(people), row["caption"], scores)
 
 
 def total_variation(one: Mapping[Any, int], other: Mapping[Any, int]) -> float | None:
@@ -164,7 +26,7 @@ def total_variation(one: Mapping[Any, int], other: Mapping[Any, int]) -> float |
     a, b = (sum(counts.values()) for counts in (one, other))
     if not a or not b:
         return None
-    return sum(abs(one.get(key, 0) / a - other.get(key, 0) / b) for key in {*one, *other}) / 2
+    return sum(abs(one.get(key, 0) / a - other.get(key, 0) / b) for key in dict.fromkeys([*one, *other])) / 2
 
 
 def evenness(counts: Mapping[Any, int]) -> float | None:
@@ -176,14 +38,13 @@ def evenness(counts: Mapping[Any, int]) -> float | None:
     return 1.0 if len(values) == 1 else float(-(share * np.log(share)).sum() / np.log(len(values)))
 
 
-def near_duplicate_rate(hashes: Sequence[int]) -> float | None:
+def near_duplicate_rate(hashes: Sequence[int] | Hashes) -> float | None:
     """Return the share of images that look like an earlier one: perceptual hashes within `NEAR` bits."""
-    if not hashes:
-        return None
-    return sum(other is not None for other in near_duplicates(hashes, NEAR)) / len(hashes)
+    near = near_duplicates(hashes, NEAR)
+    return sum(other is not None for other in near) / len(near) if near else None
 
 
-def histogram(values: Sequence[float], low: float, high: float) -> list[int]:
+def histogram(values: ArrayLike, low: float, high: float) -> list[int]:
     """Return the counts of `BINS` equal bins from `low` to `high`, both ends included."""
     counts, _ = np.histogram(np.asarray(values, float), BINS, (low, high if high > low else low + 1))
     return [int(count) for count in counts]
@@ -233,13 +94,11 @@ def shifts(found: Contents) -> dict[str, dict[str, Any]]:
 
 def summarize(contents: Sequence[Contents]) -> list[dict[str, Any]]:
     """Return what each dataset is, as JSON values; what depends on a scale (bins, clusters) has one scale for all."""
-    names = [name for name in SCORES if any(one.values.get(name) for one in contents)]
+    measured = {name: [one.values[name] for one in contents if name in one.values] for name in SCORES}
     ranges = {
-        name: (
-            min(min(one.values[name]) for one in contents if one.values.get(name)),
-            max(max(one.values[name]) for one in contents if one.values.get(name)),
-        )
-        for name in names
+        name: (float(min(map(np.min, values))), float(max(map(np.max, values))))
+        for name, values in measured.items()
+        if values
     }
     diversity = spread_out([one.poses for one in contents])
     return [_summary(one, ranges, spread) for one, spread in zip(contents, diversity, strict=True)]
@@ -248,13 +107,13 @@ def summarize(contents: Sequence[Contents]) -> list[dict[str, Any]]:
 def _summary(
     one: Contents, ranges: Mapping[str, tuple[float, float]], diversity: dict[str, float | None]
 ) -> dict[str, Any]:
-    words = np.array(one.caption_words or [0])
+    words = one.caption_words if len(one.caption_words) else np.zeros(1)
     turned_down = sum(one.reasons.values())
     candidates = one.accepted.number + one.surplus.number + turned_down
     scores = {}
     for name, (low, high) in ranges.items():
-        values = one.values.get(name, [])
-        mean = float(np.mean(values)) if values else None
+        values = one.values.get(name, np.empty(0))
+        mean = float(np.mean(values, dtype=float)) if len(values) else None
         scores[name] = {"mean": mean, "low": low, "high": high, "counts": histogram(values, low, high)}
     return {
         "out": one.out,
@@ -269,8 +128,8 @@ def _summary(
             "reasons": {f"{stage}: {reason}": count for (stage, reason), count in one.reasons.most_common()},
         },
         "people": {str(number): count for number, count in sorted(one.found_people.items())},
-        "scenes": _coverage(one.scenes),
-        "actions": _coverage(one.actions),
+        "scenes": _coverage(one.coverage, 0),
+        "actions": _coverage(one.coverage, 1),
         "pose_diversity": diversity,
         "near_duplicates": near_duplicate_rate(one.hashes),
         "caption_words": {
@@ -282,7 +141,11 @@ def _summary(
     }
 
 
-def _coverage(counts: Counts) -> dict[str, Any]:
-    present = {name: count for name, count in counts.items() if count}
-    named = sorted(present.items(), key=lambda item: (-item[1], item[0]))
-    return {"different": len(present), "evenness": evenness(present), "counts": dict(named)}
+def _coverage(pairs: Counts, which: int) -> dict[str, Any]:
+    """Sum up the scenes (0) or actions (1) of (scene, action) pairs, most frequent first."""
+    counts: Counts = Counter()
+    for pair, count in pairs.items():
+        if pair[which] is not None:
+            counts[pair[which]] += count
+    named = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return {"different": len(counts), "evenness": evenness(counts), "counts": dict(named)}

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import html
 import io
-import math
 import random
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +19,8 @@ from PIL import Image
 
 from pipelines import record, shards
 from pipelines.config import UserError
-from pipelines.evaluate.datasets import Contents, histogram, read_contents
+from pipelines.evaluate.contents import READERS, Contents, Counts, read_contents
+from pipelines.evaluate.datasets import histogram
 from pipelines.inspect import rows
 from pipelines.inspect.sheet import card_of, pictures
 from pipelines.page import page, picture, write_page
@@ -28,6 +29,8 @@ from pipelines.store import Store
 
 EXAMPLES: Final = 3
 """Pictures of each reason."""
+AHEAD: Final = 64
+"""Shards whose reasons are read at once, in search of examples."""
 FAMILIES: Final = 14
 """Action families that have a column; the rest share one."""
 OTHERS: Final = "others"
@@ -63,7 +66,7 @@ def write_report(out: str, file: Path, count: int, seed: int = 0, poses: str | N
     body += f"<h2>Samples</h2><p>{len(picked):,} of {total:,}, drawn at random: the picture, and its skeletons.</p>"
     body += _cards(picked)
     body += f"<h2>Funnel</h2>{_funnel(contents)}<h2>Histograms</h2>{_histograms(contents)}"
-    body += f"<h2>Coverage</h2>{_heatmap(read_coverage(Store(out)))}"
+    body += f"<h2>Coverage</h2>{_heatmap(families_of(contents.coverage))}"
     body += f"<h2>Reasons</h2>{_reasons(contents, read_examples(Store(out), contents, seed))}"
     try:
         write_page(file, page(out, STYLE, body))
@@ -134,13 +137,11 @@ def _words(name: str) -> str:
 def _histograms(contents: Contents) -> str:
     people = [contents.found_people[number] for number in range(max(contents.found_people, default=-1) + 1)]
     charts = [("people", bars([str(number) for number in range(len(people))], people))] if people else []
-    measured = {"words of the caption": list(map(float, contents.caption_words)), **contents.values}
-    for name, values in measured.items():
-        finite = [value for value in values if math.isfinite(value)]
-        if finite:
-            low, high = min(finite), max(finite)
-            counts = histogram(finite, low, high)
-            title = f"{_words(name)}, {low:.3g} to {high:.3g}: mean {sum(finite) / len(finite):.3g}"
+    for name, values in {"words of the caption": contents.caption_words, **contents.values}.items():
+        if len(values):
+            low, high = float(values.min()), float(values.max())
+            counts = histogram(values, low, high)
+            title = f"{_words(name)}, {low:.3g} to {high:.3g}: mean {values.mean(dtype=float):.3g}"
             charts.append((title, bars([""] * len(counts), counts)))
     figures = [f"<figure>{chart}<figcaption>{html.escape(title)}</figcaption></figure>" for title, chart in charts]
     return f'<div class="charts">{"".join(figures)}</div>' if figures else "<p>No samples to count.</p>"
@@ -161,17 +162,15 @@ def bars(labels: Sequence[str], counts: Sequence[int]) -> str:
     return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}">{"".join(parts)}</svg>'
 
 
-def read_coverage(store: Store) -> Counter[tuple[str, str]]:
+def families_of(coverage: Counts) -> Counter[tuple[str, str]]:
     """Return (scene, action family) → accepted samples, of those that have either.
 
-    The family is the action's first word, its verb: actions themselves are too many for a table.
+    coverage: of `Contents`. The family is the action's first word, its verb: actions are too many for a table.
     """
     found: Counter[tuple[str, str]] = Counter()
-    for index in shards.done_indices(store):
-        table = shards.read_table(store, "shards", index, ["scene", "action"])
-        for scene, action in zip(table["scene"].to_pylist(), table["action"].to_pylist(), strict=True):
-            if scene or action:
-                found[scene or NO_SCENE, next(iter((action or "").split()), NO_ACTION)] += 1
+    for (scene, action), count in coverage.items():
+        if scene or action:
+            found[scene or NO_SCENE, next(iter((action or "").split()), NO_ACTION)] += count
     return found
 
 
@@ -206,24 +205,39 @@ def read_examples(store: Store, contents: Contents, seed: int) -> dict[tuple[str
     found: dict[tuple[str, str], list[Rejected]] = {reason: [] for reason in contents.reasons}
     order = shards.done_indices(store)
     random.Random(seed).shuffle(order)
-    for index in order:
-        if all(len(examples) >= EXAMPLES for examples in found.values()):
-            break
-        try:
-            table = shards.read_table(store, "rejected", index, ["stage", "reason"])
-        except FileNotFoundError:
-            continue
-        here: list[int] = []
-        wanted = {reason: EXAMPLES - len(examples) for reason, examples in found.items()}
-        for row, reason in enumerate(zip(table["stage"].to_pylist(), table["reason"].to_pylist(), strict=True)):
-            if wanted.get(reason, 0) > 0:
-                wanted[reason] -= 1
-                here.append(row)
-        if here:
-            picked = shards.read_table(store, "rejected", index).take(pa.array(here, pa.int64()))
-            for one in record.table_to_rejected(picked):
-                found[one.stage, one.reason].append(one)
+    with ThreadPoolExecutor(READERS) as pool:
+        for start in range(0, len(order), AHEAD):
+            indices = order[start : start + AHEAD]
+            for index, reasons in zip(indices, pool.map(lambda i: _kept_reasons(store, i), indices), strict=True):
+                wanted = {reason: EXAMPLES - len(examples) for reason, examples in found.items()}
+                if not any(wanted.values()):
+                    return found
+                for one in _examples(store, index, reasons, wanted):
+                    found[one.stage, one.reason].append(one)
     return found
+
+
+def _kept_reasons(store: Store, index: int) -> list[tuple[str, str]]:
+    """Return stage and reason of each rejected candidate of a shard that was kept."""
+    try:
+        table = shards.read_table(store, "rejected", index, ["stage", "reason"])
+    except FileNotFoundError:
+        return []
+    return list(zip(table["stage"].to_pylist(), table["reason"].to_pylist(), strict=True))
+
+
+def _examples(
+    store: Store, index: int, reasons: Sequence[tuple[str, str]], wanted: dict[tuple[str, str], int]
+) -> list[Rejected]:
+    """Return a shard's first rejected candidates, up to so many of each reason as are wanted."""
+    here: list[int] = []
+    for row, reason in enumerate(reasons):
+        if wanted.get(reason, 0) > 0:
+            wanted[reason] -= 1
+            here.append(row)
+    if not here:
+        return []
+    return record.table_to_rejected(shards.read_table(store, "rejected", index).take(pa.array(here, pa.int64())))
 
 
 def _reasons(contents: Contents, examples: dict[tuple[str, str], list[Rejected]]) -> str:

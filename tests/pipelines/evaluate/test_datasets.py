@@ -8,25 +8,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines import cli
 from pipelines.config import UserError
+from pipelines.evaluate import contents
+from pipelines.evaluate.contents import caption_words, count, read_contents
 from pipelines.evaluate.dataset_text import as_text
 from pipelines.evaluate.datasets import (
-    Candidates,
     evenness,
     histogram,
     near_duplicate_rate,
-    read_contents,
     shift,
     summarize,
     total_variation,
 )
 from pipelines.evaluate.diversity import normalised_poses, spread_out
 from pipelines.reading import open_dataset
+from tests.bench.many_rows import write_rows
 from tests.pipelines.small_dataset import write_dataset
 
 
@@ -88,6 +91,38 @@ def test_no_image_is_read(outs: list[str], monkeypatch: pytest.MonkeyPatch) -> N
     assert all(columns is not None and "image" not in columns for columns in asked)
 
 
+def test_rows_counted_together_are_the_same_as_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contents, "ROWS", 300)
+    monkeypatch.setattr(contents, "POSES", 90)
+    write_rows(str(tmp_path), 700, 100)
+    found = read_contents(str(tmp_path))
+    rows = [row for i in range(7) for row in pq.read_table(tmp_path / f"shards/{i:08d}.parquet").to_pylist()]
+    ledger = [row for i in range(7) for row in pq.read_table(tmp_path / f"ledger/{i:08d}.parquet").to_pylist()]
+    assert found.coverage == Counter((row["scene"], row["action"]) for row in rows)
+    assert found.accepted.scenes == Counter(row["scene"] for row in rows)
+    assert found.accepted.people == Counter(row["prompt"]["num_people"] for row in rows)
+    assert found.found_people == Counter(row["num_people"] for row in rows)
+    assert found.caption_words.tolist() == [len(row["caption"].split()) for row in rows]
+    assert found.hashes.tolist() == [row["phash"] for row in rows]
+    assert set(found.values) == {"min_keypoint_score", "clip_score", "aesthetic"}
+    assert found.values["clip_score"].tolist() == [row["clip_score"] for row in rows]
+    np.testing.assert_array_equal(
+        found.poses, np.concatenate([normalised_poses(row["people"]) for row in rows[:: 700 // 90]])[:90]
+    )
+    down = [row for row in ledger if row["reason"] != "surplus"]
+    assert found.reasons == Counter((row["stage"], row["reason"]) for row in down)
+    assert found.surplus.number == len(ledger) - len(down)
+    for stage, group in found.gates.items():
+        own = [row for row in down if row["stage"] == stage]
+        measured = [json.loads(row["measured"]) for row in own]
+        assert (group.number, group.captions) == (len(own), len(own))
+        assert group.words == sum(len(row["caption"].split()) for row in own)
+        assert group.scenes == Counter(row["scene"] for row in own)
+        assert group.people == Counter(row["asked_people"] for row in own)
+        assert set(group.scores) == {"min_keypoint_score"}
+        assert group.mean("min_keypoint_score") == pytest.approx(np.mean([one["keypoint_score"] for one in measured]))
+
+
 def test_an_empty_dataset_has_no_figures_and_no_dataset_is_a_mistake(tmp_path: Path) -> None:
     write_dataset(tmp_path / "empty", 0, n=4)
     (one,) = summarize([read_contents(str(tmp_path / "empty"))])
@@ -115,12 +150,16 @@ def test_distributions_that_differ_in_size_alone_are_at_no_distance(counts: dict
 
 
 def test_a_gate_that_turns_down_one_kind_shifts_it() -> None:
-    before, after = Candidates(), Candidates()
-    for scene, people, score in (("mural", 1, 20.0), ("mural", 1, 20.0), ("sketch", 3, 30.0), ("sketch", 3, 50.0)):
-        before.add(scene, people, "two words", {"clip_score": score})
-        if scene == "sketch":
-            after.add(scene, people, "two words", {"clip_score": score})
+    scenes, people = ["mural", "mural", "sketch", "sketch"], [1, 1, 3, 3]
+    table = pa.table({"scene": scenes, "people": people, "words": [2] * 4, "clip_score": [20.0, 20.0, 30.0, 50.0]})
+    before, after = count(table), count(table.slice(2))
     assert shift(before, after) == {"scenes": 0.5, "people": 0.5, "caption_words": 0.0, "clip_score": 10.0}
+
+
+@given(st.lists(st.none() | st.text() | st.text(" \t\n\x1c\x85\u2003a,"), min_size=1))
+def test_words_are_those_that_python_splits(captions: list[str | None]) -> None:
+    found = caption_words(pa.chunked_array([pa.array(captions, pa.string())])).to_pylist()
+    assert found == [None if caption is None else len(caption.split()) for caption in captions]
 
 
 def test_near_duplicates_are_counted_once_each() -> None:
@@ -169,9 +208,11 @@ def test_more_kinds_of_poses_are_more_diverse() -> None:
 
 
 def test_counts_merge() -> None:
-    one, other = Candidates(), Candidates()
-    one.add("a", 1, "x y", {"nsfw": 0.5})
-    other.add(None, None, None, {"nsfw": None, "clip_score": 3.0})
-    both = one.merged(other)
+    table = pa.table(
+        {"scene": ["a", None], "people": [1, None], "words": [2, None], "nsfw": [0.5, None], "clip_score": [None, 3.0]}
+    )
+    both = count(table.slice(0, 1)).merged(count(table.slice(1)))
+    assert both == count(table)
+    assert (both.words, both.captions) == (2, 1)
     assert (both.number, both.scenes, both.people) == (2, Counter(a=1), Counter({1: 1}))
     assert (both.mean("nsfw"), both.mean("clip_score"), both.mean("aesthetic")) == (0.5, 3.0, None)

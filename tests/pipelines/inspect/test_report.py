@@ -13,7 +13,8 @@ import pytest
 
 from pipelines import cli, dataset, shards
 from pipelines.config import UserError
-from pipelines.inspect.report import FAMILIES, HEIGHT, WIDTH, bars, read_coverage, write_report
+from pipelines.evaluate.contents import read_contents
+from pipelines.inspect.report import FAMILIES, HEIGHT, WIDTH, bars, families_of, write_report
 from pipelines.record import LedgerRow, Origin, Rejected
 from pipelines.store import Store
 from pipelines.work import ShardResult
@@ -124,7 +125,7 @@ def test_coverage_counts_scenes_by_the_first_word_of_actions(tmp_path: Path) -> 
     write_dataset(tmp_path / "out", 3)
     store = Store(str(tmp_path / "out"))
     rows = [row for index in range(3) for row in shards.read_table(store, "shards", index).to_pylist()]
-    coverage = read_coverage(store)
+    coverage = families_of(read_contents(store.root).coverage)
     assert coverage == Counter((row["scene"], row["action"].split()[0]) for row in rows)
     page = read_page(tmp_path / "out", tmp_path / "report.html")
     families = {family for _, family in coverage}
