@@ -1,0 +1,101 @@
+"""The comparison as a table: each kind of model's mean over its seeds, with the spread between them."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from pipelines.train import curves
+
+RESULTS: Final = Path(__file__).parents[1] / "results"
+BAR: Final = 0.20
+"""By how much AP must be above the model that never saw a skeleton."""
+TITLES: Final = {
+    "mini": "mini, as shipped",
+    "plain": "mini, trained on without the skeleton",
+    "none": "HumanSD, unweighted loss",
+    "keypoints": "HumanSD, loss weighted by the stored poses",
+    "detector": "HumanSD, loss weighted by a detector's heatmaps (the paper's)",
+    "controlnet": "ControlNet",
+    "t2i": "T2I-Adapter",
+}
+MEASURES: Final = {"ap": ("AP ↑", 100, 1), "pce": ("PCE ↓", 1, 2), "clipsim": ("CLIPSIM ↑", 1, 2)}
+"""Of the evaluation: title, factor, decimals."""
+
+
+def write_report(evaluation: Path, run: Path, names: Mapping[str, str]) -> Path:
+    """Write results/proof.md and proof.png. names: what each training is called, by the model as evaluated."""
+    told = json.loads((evaluation / "report.json").read_text())
+    overall = {line["model"]: line for line in told["scores"] if line["scene"] == "all"}
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for given, line in overall.items():
+        name = names.get(given, given)
+        group = name.rpartition("-")[0] or name
+        groups.setdefault(group, []).append({**line, "minutes": minutes(run, name)})
+    RESULTS.mkdir(exist_ok=True)
+    shutil.copyfile(evaluation / "grid.png", RESULTS / "proof.png")
+    (RESULTS / "proof.md").write_text(as_text(groups, told["scores"][0]["images"]), encoding="utf-8")
+    return RESULTS / "proof.md"
+
+
+def minutes(run: Path, name: str) -> float | None:
+    """What a training took beside its neighbour on the other core; None for what was not trained here."""
+    if points := curves.read(run / name):
+        batch = json.loads((run / name / "run.json").read_text())["config"]["batch_size"]
+        gaps = np.diff([0, *(point.step for point in points)])
+        rates = [point.images_per_second for point in points]
+        return float(sum(batch * gap / rate for gap, rate in zip(gaps, rates, strict=True))) / 60
+    log = run / f"{name}.log"
+    found = re.search(r": ([\d.]+) minutes", log.read_text()) if log.exists() else None
+    return float(found[1]) if found else None
+
+
+def as_text(groups: Mapping[str, list[dict[str, Any]]], images: int) -> str:
+    """The table and what it says, in Markdown."""
+    titles = [title for title, _, _ in MEASURES.values()]
+    lines = [
+        "# HumanSD and what it is compared with, on the drawn world",
+        "",
+        f"Written by `python -m pipelines.mini.proof`: {images} held-out poses and captions, the same noise for every "
+        "model. Means over seeds, lowest and highest in brackets.",
+        "",
+        f"| model | runs | {' | '.join(titles)} | s/image | minutes of training |",
+        "|---" * (len(titles) + 4) + "|",
+    ]
+    for name in ("real images", *TITLES):
+        if name in groups:
+            cells = [spread(groups[name], key, factor, digits) for key, (_, factor, digits) in MEASURES.items()]
+            cost = [spread(groups[name], "seconds", 1, 2), spread(groups[name], "minutes", 1, 1)]
+            lines.append(f"| {' | '.join([TITLES.get(name, name), str(len(groups[name])), *cells, *cost])} |")
+    return "\n".join([*lines, "", *_differences(groups)]) + "\n"
+
+
+def spread(runs: list[dict[str, Any]], key: str, factor: float, digits: int) -> str:
+    """Mean of a measure, and lowest and highest where there are several."""
+    values = [factor * run[key] for run in runs if run.get(key) is not None]
+    if not values:
+        return "-"
+    mean = f"{np.mean(values):.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} [{min(values):.{digits}f}, {max(values):.{digits}f}]"
+
+
+def _differences(groups: Mapping[str, list[dict[str, Any]]]) -> list[str]:
+    """How far each loss is above no skeleton, and above the unweighted loss seed by seed."""
+    lines = []
+    for heat in ("none", "keypoints", "detector"):
+        if heat not in groups or "plain" not in groups:
+            continue
+        gain = np.mean([run["ap"] for run in groups[heat]]) - groups["plain"][0]["ap"]
+        verdict = "reached" if gain >= BAR else "missed"
+        lines.append(f"- {TITLES[heat]}: AP {100 * gain:+.1f} against no skeleton (bar +{100 * BAR:.0f}: {verdict}).")
+        if heat != "none" and len(groups[heat]) == len(groups["none"]):
+            gaps = [100 * (a["ap"] - b["ap"]) for a, b in zip(groups[heat], groups["none"], strict=True)]
+            told = ", ".join(f"{gap:+.1f}" for gap in gaps)
+            lines.append(f"  Against the unweighted loss, seed by seed: {told}.")
+    return lines
