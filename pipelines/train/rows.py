@@ -52,7 +52,11 @@ def read_rows(
     names = [*_WANTED] if latents else [*_WANTED, "image"]
     table = columns.read_shard(store, index, names, [latents] if latents else [], poses)
     there = [row for row in wanted if row < table.num_rows]
-    found = dict(zip(there, _rows(table.take(pa.array(there, pa.int64())).combine_chunks(), latents), strict=True))
+    places: Sequence[int] = there
+    if 2 * len(there) < table.num_rows:  # a copy costs less than to keep all the others in memory
+        table, places = table.take(pa.array(there, pa.int64())), range(len(there))
+    rows = _rows(table.combine_chunks(), latents)
+    found = {row: rows[place] for row, place in zip(there, places, strict=True)}
     return [found.get(row) for row in wanted]
 
 
@@ -64,13 +68,14 @@ def stored_row(sample: Sample) -> Row:
 
 
 def _rows(table: pa.Table, latents: str | None) -> list[Row]:
+    """The rows of a table of one chunk a column; images stay where they are, in its memory."""
     if not table.num_rows:
         return []
-    people = _keypoints(table["people"].combine_chunks())
+    people = _keypoints(table["people"].chunk(0))
     keys, captions = table["key"].to_pylist(), table["caption"].to_pylist()
     widths, heights = table["width"].to_pylist(), table["height"].to_pylist()
     if latents is None:
-        encoded = pc.struct_field(table["image"].combine_chunks(), "bytes")
+        encoded = pc.struct_field(table["image"].chunk(0), "bytes")
         images: list[memoryview | None] = [memoryview(data.as_buffer() or b"") for data in encoded]
         arrays: list[dict[str, NDArray[np.float16]]] = [{} for _ in keys]
     else:
