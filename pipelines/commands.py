@@ -51,6 +51,8 @@ def register(app: typer.Typer) -> None:
             "humansd inspect ghi --sheet sheet.png",
             "humansd inspect ghi --sheet rejected.png --rejected --n 48",
             "humansd inspect ghi --html report.html",
+            "humansd inspect ghi --serve",
+            "humansd inspect s3://bucket/ghi --serve --port 0",
             "humansd inspect ghi --json",
         )
     )(inspect)
@@ -221,13 +223,26 @@ def inspect(
     html: Annotated[
         Path | None, typer.Option(metavar="FILE.html", help="One page: samples, funnel, coverage, why rejected.")
     ] = None,
+    serve: Annotated[bool, typer.Option("--serve", help="Open a page on this machine: filter, look, flag.")] = False,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Where --serve listens; 0 takes a free one.")] = 8800,
     rejected: Annotated[bool, typer.Option("--rejected", help="What was rejected, with the reasons.")] = False,
     n: Annotated[int, typer.Option("--n", min=1, help="How many rows, drawn at random.")] = 24,
     seed: Annotated[int, typer.Option(min=0, help="Another seed draws other rows.")] = 0,
     poses: options.Poses = None,
     json: options.Json = False,
 ) -> None:
-    """Look at a dataset: a contact sheet with skeletons and captions, a page about all of it, or rows as text."""
+    """Look at a dataset: a contact sheet with skeletons and captions, a page about all of it, or rows as text.
+
+    --serve shows every sample in the browser, on this machine only: filters, skeletons, prompts, provenance. What is
+    flagged there goes to OUT/flagged.txt, a list that humansd takedown --keys reads.
+    """
+    if serve:
+        from pipelines.inspect.serve import serve as serve_pages
+
+        if sheet is not None or html is not None or rejected or poses is not None or json:
+            raise UserError("--serve shows accepted and rejected as they are: leave the other options but --port out")
+        serve_pages(out, port)
+        return
     if html is not None:
         from pipelines.inspect.report import write_report
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -35,7 +34,7 @@ def takedown(
         list[str] | None,
         typer.Option("--hash", metavar="HEX", help="SHA-256 of an image (64 digits), or its perceptual hash (16)."),
     ] = None,
-    keys: Annotated[Path | None, typer.Option(metavar="FILE", help="A text file with one key a line.")] = None,
+    keys: Annotated[str | None, typer.Option(metavar="FILE", help="A text file (or URL) with one key a line.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would go; change nothing.")] = False,
     json: options.Json = False,
 ) -> int:
@@ -71,12 +70,15 @@ def _print_report(report: Report, json: bool) -> None:
             print(" ".join([f"shard {match.shard}: {match.key}", *(f"({value})" for value in match.matched)]))
 
 
-def _lines(path: Path) -> list[str]:
+def _lines(file: str) -> list[str]:
+    from pipelines.store import Store
+    from pipelines.taken import listed_keys
+
+    folder, _, name = file.rpartition("/")
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        found = listed_keys(Store(folder or ".").read(name).decode("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--keys {path}: {error}") from None
-    found = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+        raise UserError(f"--keys {file}: {error}") from None
     if not found:
-        raise UserError(f"--keys {path}: holds no key")
+        raise UserError(f"--keys {file}: holds no key")
     return found

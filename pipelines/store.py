@@ -143,15 +143,18 @@ class Store:
                 if data is not None:
                     yield name, data
 
-    def open_parquet(self, name: str, columns: list[str] | None = None) -> BinaryIO:
-        """Open a file to read these columns of it (None = all); FileNotFoundError where there is none.
+    def open_parquet(
+        self, name: str, columns: list[str] | None = None, row_groups: list[int] | None = None
+    ) -> BinaryIO:
+        """Open a file to read these columns and row groups of it (None = all); FileNotFoundError where there is none.
 
-        Of a large object only the bytes of these columns are fetched, all of them before this returns.
+        Of a large object only the bytes of these are fetched, all of them before this returns.
         """
         if self.local:
             return self._call(lambda path: Path(path).open("rb"), name)
         options: dict[str, Any] = {"engine": "pyarrow", "max_block": _PARQUET_BLOCK, "strict": True}
-        file: BinaryIO = self._call(lambda path: open_parquet_file(path, fs=self.fs, columns=columns, **options), name)
+        options |= {"fs": self.fs, "columns": columns, "row_groups": row_groups}
+        file: BinaryIO = self._call(lambda path: open_parquet_file(path, **options), name)
         return file
 
     def exists(self, name: str) -> bool:

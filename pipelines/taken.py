@@ -182,6 +182,11 @@ def spread(store: Store, others: Iterable[Store], run: str) -> None:
         whole.write(other, run)
 
 
+def listed_keys(text: str) -> list[str]:
+    """The keys of a text file with one a line; lines that start with # are notes."""
+    return [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+
+
 def parse(
     keys: Iterable[str] = (), urls: Iterable[str] = (), hashes: Iterable[str] = (), time: str = ""
 ) -> list[Entry]:

@@ -13,6 +13,8 @@ import sysconfig
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+BROWSER = ["chromium", "chromedriver"]
+INSTALL_IT = "apt-get install chromium chromium-driver"
 UV_RUN = ["uv", "run", "--frozen", "--all-extras", "--group", "dev"]
 
 
@@ -41,6 +43,9 @@ def main(pytest_arguments: list[str]) -> int:
     if shutil.which("uv") is None:
         print("missing: uv; install with: pip install uv", file=sys.stderr)
         return 2
+    browser = [name for name in BROWSER if shutil.which(name) is None]
+    if browser:
+        print(f"missing: {', '.join(browser)}; the tests in a browser are skipped without; install with: {INSTALL_IT}")
     print("installing all extras (mmcv is compiled the first time: 10 to 20 minutes) and running every check")
     checks = [
         ("lint", [*UV_RUN, "ruff", "check"]),

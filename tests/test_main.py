@@ -57,6 +57,15 @@ def test_a_missing_compiler_is_named_first(monkeypatch: pytest.MonkeyPatch, caps
     assert "apt-get install g++ python3-dev" in message
 
 
+def test_a_missing_browser_is_named_and_everything_else_runs(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None if name == "chromium" else f"/usr/bin/{name}")
+    assert checks.main([]) == 0
+    assert len(runner.commands) == 4
+    assert "missing: chromium; the tests in a browser are skipped" in capsys.readouterr().out
+
+
 def test_it_needs_nothing_installed() -> None:
     tree = ast.parse(Path(checks.__file__).read_text(encoding="utf-8"))
     names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}

@@ -22,6 +22,7 @@ from pipelines.config import UserError
 from pipelines.evaluate.contents import READERS, Contents, Counts, read_contents
 from pipelines.evaluate.datasets import histogram
 from pipelines.inspect import rows
+from pipelines.inspect.details import words
 from pipelines.inspect.sheet import card_of, pictures
 from pipelines.page import page, picture, write_page
 from pipelines.record import Rejected, Sample
@@ -121,17 +122,13 @@ def _funnel(contents: Contents) -> str:
 
     lines = [line("candidates", whole)]
     for stage, group in sorted(contents.gates.items(), key=lambda item: (-item[1].number, item[0])):
-        lines.append(line(f"turned down by {_words(stage)}", group.number, "down"))
+        lines.append(line(f"turned down by {words(stage)}", group.number, "down"))
         own = [(reason, count) for (at, reason), count in contents.reasons.most_common() if at == stage]
-        lines += [line(_words(reason), count, "down of") for reason, count in own]
+        lines += [line(words(reason), count, "down of") for reason, count in own]
     lines.append(line("surplus: good, but not needed", contents.surplus.number))
     lines.append(line("accepted", contents.accepted.number))
     note = f"<p>Places that could not be filled: {contents.short:,}.</p>" if contents.short else ""
     return f'<table class="funnel">{"".join(lines)}</table>{note}'
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")
 
 
 def _histograms(contents: Contents) -> str:
@@ -141,7 +138,7 @@ def _histograms(contents: Contents) -> str:
         if len(values):
             low, high = float(values.min()), float(values.max())
             counts = histogram(values, low, high)
-            title = f"{_words(name)}, {low:.3g} to {high:.3g}: mean {values.mean(dtype=float):.3g}"
+            title = f"{words(name)}, {low:.3g} to {high:.3g}: mean {values.mean(dtype=float):.3g}"
             charts.append((title, bars([""] * len(counts), counts)))
     figures = [f"<figure>{chart}<figcaption>{html.escape(title)}</figcaption></figure>" for title, chart in charts]
     return f'<div class="charts">{"".join(figures)}</div>' if figures else "<p>No samples to count.</p>"
@@ -243,7 +240,7 @@ def _examples(
 def _reasons(contents: Contents, examples: dict[tuple[str, str], list[Rejected]]) -> str:
     parts = []
     for (stage, reason), count in contents.reasons.most_common():
-        parts.append(f"<h3>{html.escape(_words(f'{stage}: {reason}'))} ({count:,})</h3>")
+        parts.append(f"<h3>{html.escape(words(f'{stage}: {reason}'))} ({count:,})</h3>")
         kept = examples[stage, reason]
         parts.append(_cards(kept) if kept else "<p>No candidate of this reason was kept with its picture.</p>")
     return "".join(parts) or "<p>Nothing was rejected.</p>"

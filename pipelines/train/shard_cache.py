@@ -93,8 +93,10 @@ class CachedStore(Store):
         self._shards = {table_name("shards", shard.index): shard for shard in shards}
         self._cache = cache
 
-    def open_parquet(self, name: str, columns: list[str] | None = None) -> BinaryIO:
+    def open_parquet(
+        self, name: str, columns: list[str] | None = None, row_groups: list[int] | None = None
+    ) -> BinaryIO:
         """Open a file, a shard from the cache; FileNotFoundError where there is none."""
         if self.local or name not in self._shards:
-            return super().open_parquet(name, columns)
+            return super().open_parquet(name, columns, row_groups)
         return self._cache.open(self, name, self._shards[name])

@@ -154,7 +154,9 @@ def test_an_object_of_many_parts_is_whole(s3: str) -> None:
     assert store.read("shards/00000000.parquet") == data
 
 
-def test_of_a_large_object_only_the_columns_wanted_are_fetched(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_a_large_object_only_the_columns_and_row_groups_wanted_are_fetched(
+    s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = Store(f"{s3}/columns")
     rng = np.random.default_rng(0)
     table = pa.table({"key": [f"{i}" for i in range(40)], "image": [rng.bytes(250_000) for _ in range(40)]})
@@ -172,6 +174,10 @@ def test_of_a_large_object_only_the_columns_wanted_are_fetched(s3: str, monkeypa
     with store.open_parquet("x.parquet", ["key"]) as file:
         assert pq.ParquetFile(file).read(columns=["key"])["key"] == table["key"]
     assert sum(map(len, fetched)) < 1_100_000  # about a megabyte is fetched to find the footer
+    fetched.clear()
+    with store.open_parquet("x.parquet", row_groups=[2]) as file:
+        assert pq.ParquetFile(file).read_row_group(2) == table.slice(20, 10)
+    assert sum(map(len, fetched)) < 3_700_000  # and the group's two and a half
     with store.open_parquet("x.parquet") as file:
         assert pq.ParquetFile(file).read() == table
 
