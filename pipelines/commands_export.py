@@ -23,6 +23,7 @@ def register(app: typer.Typer) -> None:
     )(export)
     app.command(
         epilog=examples(
+            "humansd rebuild ghi-recipe/recipe.parquet --out ghi-again --dry-run",
             "humansd rebuild ghi-recipe/recipe.parquet --out ghi-again",
             "humansd rebuild recipe.parquet --out ghi --set gpus_per_worker=1",
             "humansd rebuild recipe.parquet --out s3://bucket/ghi --address auto",
@@ -74,6 +75,7 @@ def rebuild(
     shards: options.Shards = None,
     address: options.Address = None,
     set_: options.Set = None,
+    dry_run: options.DryRun = False,
     json: options.Json = False,
 ) -> int:
     """A dataset again from its recipe: its accepted images are sampled, or downloaded, once more.
@@ -87,6 +89,13 @@ def rebuild(
 
     key = "workers" if open_recipe(recipe).source == "ghi" else "fetch.workers"
     given = options.overrides(set_, **{key: workers})
+    if dry_run:
+        found = maker.plan_rebuild(recipe, out, given, options.parse_shards(shards))
+        if json:
+            options.print_json(found)
+        else:
+            print(maker.as_text(found))
+        return 0
     done = maker.run_rebuild(recipe, out, given, options.parse_shards(shards), address)
     if json:
         options.print_json({"out": out, **done.matches})

@@ -9,17 +9,20 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
+from urllib.parse import urlsplit
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines import dataset, lease, shards
 from pipelines.config import plain
 from pipelines.job import Job, JobReport, Runtime
 from pipelines.recipe import DIFFERENT, STAGE, Recipe, open_recipe
+from pipelines.status import size
 from pipelines.store import Store
 from pipelines.taken import Entry, Takedowns
 
@@ -39,6 +42,8 @@ MATCHES_SCHEMA: Final = pa.schema(
 )
 """`match` as `pipelines.recipe.Match`; `reason` of what is missing or different; sha256 of the images' bytes, hex."""
 NOT_MADE: Final = "not_made"
+HOSTS: Final = 5
+"""Hosts that a plan names: those that are asked most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +79,86 @@ def run_rebuild(
         report = run_job(job, make_work, runtime)
     renew_card(out, report)
     return Rebuilt(report, write_matches(recipe, store))
+
+
+def plan_rebuild(path: str, out: str, overrides: Sequence[str] = (), shards: range | None = None) -> dict[str, Any]:
+    """Return what `run_rebuild` would do, and make nothing; raises UserError where it would.
+
+    bytes: of the images to make, as the recipe has them. sampled: images with those that fill batches up. hosts: how
+    many are asked, and host → addresses of those asked most.
+    """
+    from pipelines.shards import read_markers
+
+    recipe = open_recipe(path)
+    store = Store(out)
+    with compose(recipe, out, overrides, shards, None) as (job, make_work, _):
+        manifest = dataset.manifest_of(job)
+        dataset.check_manifest(store, manifest)
+        made: Any = make_work
+    wanted = manifest.shards if shards is None else range(shards.start, min(shards.stop, manifest.shards.stop))
+    markers = {done.shard: done for done in read_markers(store, wanted)}
+    standing = recipe.standing(manifest, wanted, markers.values())
+    to_do = [recipe.by_index[task.index] for task in standing.tasks]
+    again = {task.index: markers[task.index].short for task in standing.tasks if task.extend}
+    rows, stored, hosts = _to_make(recipe, {shard.index: again.get(shard.index) for shard in to_do})
+    found = {
+        "out": out,
+        "identity": recipe.identity_hash[:8],
+        "shards": standing.complete + len(to_do),
+        "shards_complete": standing.complete,
+        "shards_to_do": len(to_do),
+        "accepted": standing.accepted,
+        "rows_to_make": rows,
+        "bytes": stored,
+        "taken_down": len(recipe.taken),
+    }
+    if recipe.source == "ghi":
+        size = made.config.sampler.batch_size
+        found["model"] = f"{made.checkpoint.name} ({made.checkpoint.revision[:19]})"
+        found["sampled"] = sum(-(-shard.rows // size) * size for shard in to_do)
+    else:
+        found |= {"hosts": len(hosts), "asked_most": dict(hosts.most_common(HOSTS))}
+    return found
+
+
+def _to_make(recipe: Recipe, keys: Mapping[int, Collection[str] | None]) -> tuple[int, int, Counter[str]]:
+    """Return rows to make, the bytes of their images, and the hosts of their addresses; keys: by shard, None = all."""
+    rows, stored, hosts = 0, 0, Counter[str]()
+    for index, table in recipe.columns(keys, ["key", "image_bytes", "origin"]):
+        wanted = keys[index]
+        if wanted is not None:
+            table = table.filter(pc.is_in(table["key"], pa.array(wanted, pa.string())))
+        rows += table.num_rows
+        stored += pc.sum(table["image_bytes"]).as_py() or 0
+        hosts.update(map(_host, pc.struct_field(table["origin"], "url").drop_null().to_pylist()))
+    return rows, stored, hosts
+
+
+def _host(url: str) -> str:
+    try:
+        host = urlsplit(url).hostname or ""
+    except ValueError:
+        host = ""
+    return host if host.isprintable() and host else "no host"
+
+
+def as_text(found: Mapping[str, Any]) -> str:
+    """Return a plan as lines to read."""
+    rows, downloads = f"{found['rows_to_make']:,} rows", "hosts" in found
+    lines = [
+        f"{found['out']}: {found['shards']:,} shards of a recipe, identity {found['identity']}",
+        f"there     {found['accepted']:,} rows, {found['shards_complete']:,} shards complete",
+        f"to do     {rows} in {found['shards_to_do']:,} shards, to be {'downloaded' if downloads else 'sampled'}",
+    ]
+    if downloads:
+        asked = ", ".join(f"{host} {number:,}" for host, number in found["asked_most"].items())
+        lines.append(f"hosts     {found['hosts']:,}" + (f"; asked most: {asked}" if asked else ""))
+    else:
+        lines.append(f"model     {found['model']}; {found['sampled']:,} images with those that fill batches up")
+    lines.append(f"storage   about {size(found['bytes'])} of images")
+    if found["taken_down"]:
+        lines.append(f"left out  {found['taken_down']:,} rows that were taken down")
+    return "\n".join(lines)
 
 
 @contextlib.contextmanager

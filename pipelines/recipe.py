@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Final, Literal, TypeVar
@@ -118,13 +118,10 @@ class Recipe:
 
     def read(self, index: int) -> list[RecipeRow]:
         """The rows of one shard; only these are read. Raises ValueError where they are none of this dataset."""
-        groups = [shard.index for shard in self.shards if shard.rows]
-        if index not in groups:
+        tables = [table for _, table in self.columns([index], SCHEMA.names)]
+        if not tables:
             return []
-        folder, _, name = self.url.rpartition("/")
-        with Store(folder).open(name) as file:
-            table = pq.ParquetFile(file).read_row_group(groups.index(index), SCHEMA.names, use_threads=False)
-        table = table.replace_schema_metadata(None).cast(SCHEMA)
+        table = tables[0].replace_schema_metadata(None).cast(SCHEMA)
         paths, digests = table["image_path"].to_pylist(), table["image_sha256"].to_pylist()
         images = [{"bytes": None, "path": path} for path in paths]
         whole = table.append_column("image", pa.array(images, record.SCHEMA.field("image").type))
@@ -133,6 +130,16 @@ class Recipe:
             if row.sample.source != self.source or not _KEYS[self.source].fullmatch(row.sample.key):
                 raise ValueError(f"{self.url}: {row.sample.key!r} is no key of {self.source}")
         return rows
+
+    def columns(self, indices: Collection[int], names: Sequence[str]) -> Iterator[tuple[int, pa.Table]]:
+        """Yield each of these shards that has rows, with these columns of them."""
+        groups = [shard.index for shard in self.shards if shard.rows]
+        folder, _, name = self.url.rpartition("/")
+        with Store(folder).open(name) as opened:
+            file = pq.ParquetFile(opened)
+            for number, index in enumerate(groups):
+                if index in indices:
+                    yield index, file.read_row_group(number, list(names), use_threads=False)
 
     def standing(self, manifest: Manifest, wanted: range, markers: Iterable[Done]) -> Standing:
         """Which of the recipe's shards are to be made; of downloaded ones, those too whose failures may have passed."""

@@ -22,6 +22,7 @@ from pipelines.laion.job import identity_of
 from pipelines.laion.optout import OptOut
 from pipelines.laion.plan import CANDIDATES
 from pipelines.mini import web
+from pipelines.reading import open_dataset
 from pipelines.recipe import METADATA, SCHEMA, RecipeRow, open_recipe
 from pipelines.record import Sample
 from pipelines.store import Store
@@ -75,6 +76,31 @@ def test_a_generated_dataset_comes_out_byte_for_byte(
         for out in (ghi, tmp_path / "again")
     ]
     assert ends[0] == ends[1]
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_dry_run_says_what_is_to_be_sampled_and_makes_nothing(
+    ghi: Path, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    again, images = (
+        tmp_path / "again",
+        [row["bytes"] for row in open_dataset(str(ghi)).table(["image"])["image"].to_pylist()],
+    )
+    assert cli.main(["rebuild", str(recipe), "--out", str(again), "--dry-run", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    rows = len(keys(ghi))
+    assert (told["shards_to_do"], told["shards_complete"], told["accepted"]) == (2, 0, 0)
+    assert (told["rows_to_make"], told["sampled"], told["bytes"]) == (rows, 8, sum(map(len, images)))
+    assert told["model"].startswith("mini (sha256:")
+    assert not again.exists()
+    assert cli.main(["rebuild", str(recipe), "--out", str(again), "--shards", "0:1"]) == 1
+    there = len(keys(again))
+    capsys.readouterr()
+    assert cli.main(["rebuild", str(recipe), "--out", str(again), "--dry-run"]) == 0
+    text = capsys.readouterr().out
+    assert f"there     {there} rows, 1 shards complete" in text
+    assert f"to do     {rows - there} rows in 1 shards, to be sampled" in text
+    assert cli.main(["rebuild", str(recipe), "--out", str(again), "--set", "sampler.steps=9", "--dry-run"]) == 2
 
 
 @pytest.mark.usefixtures("in_process")
@@ -146,12 +172,19 @@ def test_downloaded_images_come_again(cluster: str, tmp_path: Path, capsys: pyte
     gone(recipe, "people/2.jpg", "people/none.jpg")
     capsys.readouterr()
     mini = ("--set", "metadata.files=['mini']", "--set", f"fetch.allow_hosts=['{web.HOST}:80']")
+    dry = ("rebuild", str(recipe), "--out", str(tmp_path / "again"), *mini, "--dry-run", "--json")
+    assert cli.main(dry) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["rows_to_make"], told["hosts"], told["asked_most"]) == (3, 1, {web.HOST: 3})
+    assert told["bytes"] == sum(pd.read_parquet(recipe)["image_bytes"])
     assert cli.main(["rebuild", str(recipe), "--out", str(tmp_path / "again"), *mini, "--json"]) == 1
     told = json.loads(capsys.readouterr().out)
     assert (told["equal"], told["different"], told["missing"]) == (2, 0, 1)
     matches = pd.read_parquet(tmp_path / "again/rebuild.parquet")
     assert list(matches["match"]) == ["equal", "missing", "equal"]
     assert matches["reason"][1] == "http_404"
+    assert cli.main(dry) == 0
+    assert json.loads(capsys.readouterr().out)["rows_to_make"] == 0  # what is not there will not be: none to try again
     assert cli.main(["takedown", str(tmp_path / "again"), "--key", matches["key"][0]]) == 0
     assert keys(tmp_path / "again") == [matches["key"][2]]
 
