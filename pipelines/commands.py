@@ -80,8 +80,9 @@ def demo(
 ) -> int:
     """The whole pipeline on the embedded default: miniature models, no GPU, no network, a few minutes.
 
-    Generates images of people from grammar prompts, finds the poses, keeps what fits, and draws contact sheets.
-    The same command again goes on where it stopped.
+    Generates images of people from grammar prompts, collects others from a small web, finds the poses, keeps what
+    fits, draws contact sheets, and trains a model on both that draws people in given poses. The same command again
+    goes on where it stopped.
     """
     from pipelines.demo import run_demo
 

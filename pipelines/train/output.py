@@ -71,6 +71,11 @@ def generators(seed: int, count: int) -> list[torch.Generator]:
     return [torch.Generator("cpu").manual_seed(noise_seed(seed, index, 1)) for index in range(count)]
 
 
+def grid_path(run: Path, step: int) -> Path:
+    """Where a run keeps the grid of a step."""
+    return run / GRIDS / f"{step:08d}.png"
+
+
 def tile(rows: Sequence[Sequence[Pixels]]) -> Pixels:
     """Pictures (H, W, 3) of one size, side by side in rows of as many, on white."""
     height, width = rows[0][0].shape[:2]
@@ -114,7 +119,7 @@ class Grids:
                 for row, image in zip(rows, images, strict=True)
             ]
         )
-        path = self._run / GRIDS / f"{step:08d}.png"
+        path = grid_path(self._run, step)
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(grid).save(path)
         curves.add_grid(grid, step)

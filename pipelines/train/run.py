@@ -113,7 +113,6 @@ def run_train(config: TrainConfig, data: Sequence[str], out: str, address: str |
     from pipelines.train.ray import TrainingError, run_workers
     from pipelines.train.report import write_report
 
-    _check_extra()
     base, listed, run = _check(config, data, out)
     run.mkdir(parents=True, exist_ok=True)
     with _alone(run):
@@ -137,11 +136,6 @@ def run_train(config: TrainConfig, data: Sequence[str], out: str, address: str |
         (run / FAILED).unlink(missing_ok=True)
         say(f"done: {run / MODEL}, {write_report(run)}")
     return 0
-
-
-def _check_extra() -> None:
-    if importlib.util.find_spec("tensorboard") is None:
-        raise UserError("training needs tensorboard: run `uv sync --frozen --extra train`")
 
 
 def _check(config: TrainConfig, data: Sequence[str], out: str) -> tuple[Checkpoint, tuple[Part, ...], Path]:
