@@ -27,6 +27,7 @@ _NO_LONGER_WRITABLE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EAC
 _READERS: Final = 16
 _RETRY_SECONDS: Final = 1.0
 _PARQUET_BLOCK: Final = 8 * 2**20  # of an object that is smaller all is fetched, else runs of columns up to so long
+_SMALL_BLOCK: Final = 2**18
 
 T = TypeVar("T")
 
@@ -67,6 +68,16 @@ class Store:
     def below(self, folder: str) -> Store:
         """The store of a folder inside this one."""
         return Store(f"{self.root.rstrip('/')}/{folder}")
+
+    def listed(self) -> fsspec.AbstractFileSystem:
+        """The file system for readers like DuckDB, which ask for small parts, and again and again how large a file is.
+
+        What a listing said is kept until `invalidate_cache`, and read ahead a little.
+        """
+        options = {**self.fs.storage_options, "use_listings_cache": True}
+        if "default_cache_type" in options:  # S3's
+            options |= {"default_cache_type": "bytes", "default_block_size": _SMALL_BLOCK}
+        return type(self.fs)(**options)
 
     def path(self, name: str) -> str:
         """The file's full path in its file system."""

@@ -36,6 +36,7 @@ _ROWS: Final[Mapping[Kind, str]] = {
     f" concat(stage, ': ', reason) AS why, {_FROM_LEDGER} FROM read_parquet($files)",
 }
 """Both kinds of rows, their columns under the same names."""
+COLUMNS: Final = ("key", "shard", "attempt", "scene", "action", "people", "caption", "why", *SCORES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ class Query:
 class Page:
     """Rows of a page, as mappings of the columns' names, and what they are a part of. number, pages: from 1."""
 
-    rows: tuple[Mapping[str, Any], ...]
+    rows: Sequence[Mapping[str, Any]]
     total: int
     number: int
     pages: int
@@ -90,8 +91,9 @@ class Catalog:
             raise UserError(f"{store.root}: has no {dataset.INDEX}: humansd index {store.root} writes it")
         self._store = store
         self._db = duckdb.connect()
-        if not store.local:
-            self._db.register_filesystem(store.fs)
+        self._remote = None if store.local else store.listed()
+        if self._remote is not None:
+            self._db.register_filesystem(self._remote)
             self._db.execute(f"SET threads = {REMOTE_THREADS}")
         self._choices: dict[Kind, tuple[object, Choices]] = {}
 
@@ -99,14 +101,19 @@ class Catalog:
         """Return one page of the rows that a query asks for, in the dataset's order; one too high is the last."""
         files = self._files(kind)
         where, values = _conditions(query, flagged)
-        total = self._ask(kind, "SELECT count(*)", files, where, values)[0][0] if files else 0
+
+        def read(number: int) -> list[dict[str, Any]]:
+            rest = f"WHERE {where} LIMIT {PAGE_ROWS} OFFSET {(number - 1) * PAGE_ROWS}"
+            found = self._ask(kind, files, ", ".join(COLUMNS), rest, values)
+            return [dict(zip(COLUMNS, row, strict=True)) for row in found]
+
+        number = max(1, query.page)
+        rows = read(number)
+        if 0 < len(rows) < PAGE_ROWS or (not rows and number == 1):  # the last page: what matches is counted already
+            return Page(rows, (number - 1) * PAGE_ROWS + len(rows), number, number)
+        total = sum(row[0] for row in self._ask(kind, files, "count(*)", f"WHERE {where}", values))
         pages = max(1, -(-total // PAGE_ROWS))
-        number = min(max(1, query.page), pages)
-        values |= {"rows": PAGE_ROWS, "start": (number - 1) * PAGE_ROWS}
-        names = ("key", "shard", "attempt", "scene", "action", "people", "caption", "why", *SCORES)
-        limit = " LIMIT $rows OFFSET $start"
-        found = self._ask(kind, f"SELECT {', '.join(names)}", files, where, values, limit) if total else []
-        return Page(tuple(dict(zip(names, row, strict=True)) for row in found), total, number, pages)
+        return Page(rows or read(pages), total, min(number, pages), pages)
 
     def choices(self, kind: Kind) -> Choices:
         """Return what the filters can be set to; counted anew only when the files are others."""
@@ -120,7 +127,7 @@ class Catalog:
     def is_behind(self) -> bool:
         """Whether shards were committed, or dropped, since the index was written."""
         there = set(shards.done_indices(self._store))
-        indexed = {row[0] for row in self._ask("accepted", "SELECT DISTINCT shard", self._files("accepted"))}
+        indexed = {row[0] for row in self._ask("accepted", self._files("accepted"), "DISTINCT shard")}
         if indexed - there:
             return True
         new = (range(index, index + 1) for index in sorted(there - indexed))
@@ -128,57 +135,56 @@ class Catalog:
 
     def _files(self, kind: Kind) -> list[str]:
         if kind == "accepted":
-            return [f"{self._store.url}/{dataset.INDEX}"]
-        return [f"{self._store.url}/{shards.table_name('ledger', index)}" for index in shards.done_indices(self._store)]
+            folder, names = "", [dataset.INDEX]
+        else:
+            folder = "ledger"
+            names = [shards.table_name(folder, index) for index in shards.done_indices(self._store)]
+        if self._remote is not None and names:
+            self._remote.invalidate_cache()  # what it knew before may have changed
+            self._remote.ls(self._store.path(folder))
+        return [f"{self._store.url}/{name}" for name in names]
 
-    def _count(self, kind: Kind, files: list[str]) -> Choices:
-        if not files:
-            return Choices(0)
-
+    def _count(self, kind: Kind, files: Sequence[str]) -> Choices:
         def counted(column: str, order: str) -> tuple[tuple[Any, int], ...]:
-            end = f" GROUP BY ALL ORDER BY {order} LIMIT {MOST_CHOICES}"
-            found = self._ask(kind, f"SELECT {column}, count(*) AS number", files, f"{column} IS NOT NULL", {}, end)
-            return tuple((value, number) for value, number in found)
+            rest = f"WHERE {column} IS NOT NULL GROUP BY ALL ORDER BY {order} LIMIT {MOST_CHOICES}"
+            return tuple((value, rows) for value, rows in self._ask(kind, files, f"{column}, count(*) AS rows", rest))
 
         ends = ", ".join(f"min({name}), max({name})" for name in SCORES)
-        ((total, *values),) = self._ask(kind, f"SELECT count(*), {ends}", files)
+        found = self._ask(kind, files, f"count(*), {ends}")
+        if not found:
+            return Choices(0)
+        ((total, *values),) = found
         scores = zip(SCORES, values[::2], values[1::2], strict=True)
         return Choices(
             total,
             scenes=counted("scene", "scene"),
             people=counted("people", "people"),
-            why=counted("why", "number DESC, why") if kind == "rejected" else (),
+            why=counted("why", "rows DESC, why") if kind == "rejected" else (),
             scores=tuple((name, low, high) for name, low, high in scores if low is not None),
         )
 
     def _ask(
-        self,
-        kind: Kind,
-        select: str,
-        files: list[str],
-        where: str = "true",
-        values: Mapping[str, Any] = {},
-        end: str = "",
+        self, kind: Kind, files: Sequence[str], columns: str, rest: str = "", values: Mapping[str, Any] = {}
     ) -> list[tuple[Any, ...]]:
+        """Return the answer to `SELECT columns FROM` these files' rows `rest`."""
         import duckdb
 
-        sql = f"{select} FROM ({_ROWS[kind]}) WHERE {where}{end}"
+        if not files:  # no shard yet
+            return []
         try:
+            sql = f"SELECT {columns} FROM ({_ROWS[kind]}) {rest}"
             return self._db.cursor().execute(sql, {"files": files, **values}).fetchall()
         except duckdb.Error as error:
-            line = str(error).partition("\n")[0]
-            action = (
-                f"humansd index {self._store.root} writes it anew" if kind == "accepted" else "humansd verify tells"
-            )
-            raise UserError(f"{self._store.root}: the {kind} rows are not readable ({line}): {action}") from None
+            line, out = str(error).partition("\n")[0], self._store.root
+            action = f"humansd index {out} writes it anew" if kind == "accepted" else f"humansd verify {out} tells more"
+            raise UserError(f"{out}: the {kind} rows are not readable: {action} ({line})") from None
 
 
 def _conditions(query: Query, flagged: Sequence[str]) -> tuple[str, dict[str, Any]]:
     """The WHERE clause of a query, and the values that it names: nothing that was typed becomes SQL."""
     found = list(_each_condition(query, flagged))
-    return " AND ".join(["true", *(text for text, _ in found)]), {
-        name: value for _, values in found for name, value in values.items()
-    }
+    named = {name: value for _, values in found for name, value in values.items()}
+    return " AND ".join(["true", *(text for text, _ in found)]), named
 
 
 def _each_condition(query: Query, flagged: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -190,7 +196,8 @@ def _each_condition(query: Query, flagged: Sequence[str]) -> Iterator[tuple[str,
         yield "people = $people", {"people": query.people}
     for column, text in (("action", query.action), ("caption", query.text)):
         for number, word in enumerate(text.split()):
-            yield f"contains(lower({column}), lower(${column}{number}))", {f"{column}{number}": word}
+            name = f"{column}{number}"
+            yield f"regexp_matches({column}, regexp_escape(${name}), 'i')", {name: word}
     for score, low, high in query.bounds:
         assert score in SCORES
         if low is not None:

@@ -18,6 +18,9 @@ from pipelines.store import Store
 Facts = list[tuple[str, str]]
 """(name, value), both to be shown as text."""
 
+SHORT: Final = {"min_keypoint_score": "pose", "clip_score": "clip"}
+"""Scores whose names are too long for a line under a picture."""
+
 FOUND: Final = 0.3
 """Keypoints of at least this confidence are drawn and counted, as in skeleton pictures."""
 
@@ -81,11 +84,11 @@ def provenance(sample: Sample, shard: int) -> Facts:
 
 
 def summary(row: Mapping[str, Any]) -> str:
-    """Return a line about a catalogue's row, under its picture."""
-    found = [row["scene"], f"{row['people']} found" if row["people"] is not None else ""]
+    """Return a line about a catalogue's row, under its picture; it breaks between its parts only."""
+    found = [row["scene"] or "", f"{row['people']} found" if row["people"] is not None else ""]
     found.append(f"attempt {row['attempt']}" if row["attempt"] is not None else "")
-    found += [f"{words(name)} {number(row[name])}" for name in SCORES if row[name] is not None]
-    return " · ".join(text for text in found if text)
+    found += [f"{SHORT.get(name, name)} {number(row[name])}" for name in SCORES if row[name] is not None]
+    return " · ".join(text.replace(" ", "\N{NO-BREAK SPACE}") for text in found if text)
 
 
 def scores(sample: Sample) -> Facts:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines import record, shards
+from pipelines.config import UserError
 from pipelines.inspect.catalog import Kind
 from pipelines.record import LedgerRow, Rejected, Sample
 from pipelines.store import Store
@@ -38,17 +39,25 @@ class Lookup:
         self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 
     def find(self, kind: Kind, shard: int, key: str, attempt: int | None = None) -> Sample | Rejected | None:
-        """Return a row of a committed shard; None where it is not there (any more), or was not kept."""
+        """Return a row of a committed shard; None where it is not there (any more), or was not kept.
+
+        Raises UserError where the file is damaged.
+        """
         name = shards.table_name(FOLDERS[kind], shard)
         changed = self._store.modified(name)
         if changed is None or not shards.done_indices(self._store, range(shard, shard + 1)):
             return None
-        with self._locks[name]:  # a page asks for many rows of a shard at once: what they share is read once
-            place = self._places(name, kind, changed).get((key, attempt))
-            if place is None:
-                return None
-            group, row = place
-            one = self._group(name, group, changed).slice(row, 1)
+        try:
+            with self._locks[name]:  # a page asks for many rows of a shard at once: what they share is read once
+                place = self._places(name, kind, changed).get((key, attempt))
+                one = None if place is None else self._group(name, place[0], changed).slice(place[1], 1)
+        except FileNotFoundError:
+            return None
+        except (OSError, pa.ArrowInvalid) as error:
+            reason, out = str(error).partition("\n")[0], self._store.root
+            raise UserError(f"{name}: not readable: humansd verify {out} tells more ({reason})") from None
+        if one is None:
+            return None
         return (record.table_to_samples(one) if kind == "accepted" else record.table_to_rejected(one))[0]
 
     def ledger_row(self, shard: int, key: str, attempt: int) -> LedgerRow | None:

@@ -49,7 +49,7 @@ IMAGES: Final = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
 
 _OWN: Final = re.compile(r"(127\.0\.0\.1|localhost)(:\d{1,5})?")
 """Hosts that are this machine; a tunnel to it (`ssh -L`) may have any port."""
-_BACK: Final = re.compile(r"/(accepted|rejected)(/sample)?(\?[^#]*)?(#row-\d+)?")
+_BACK: Final = re.compile(r"/(accepted|rejected)(/sample)?(\?[^#\s]*)?(#row-\d+)?")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -79,7 +79,7 @@ def make_app(out: str) -> web.Application:
     app.add_routes(
         [
             web.get("/", site.start),
-            web.get(kind, site.list),
+            web.get(kind, site.listing),
             web.get(f"{kind}/sample", site.sample),
             web.get(f"{kind}/image", site.image),
             web.get(f"{kind}/thumbnail", site.thumbnail),
@@ -96,6 +96,10 @@ async def _add_headers(request: web.Request, response: web.StreamResponse) -> No
     response.headers.update(HEADERS)
 
 
+def _kind(request: web.Request) -> Kind:
+    return "accepted" if request.match_info["kind"] == "accepted" else "rejected"
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Address:
     """The row that a page's or picture's address names."""
@@ -107,7 +111,7 @@ class _Address:
 
     @classmethod
     def of(cls, request: web.Request) -> _Address:
-        kind: Kind = "accepted" if request.match_info["kind"] == "accepted" else "rejected"
+        kind = _kind(request)
         numbers = [request.query.get(name, "") for name in ("shard", "attempt")]
         if not all(re.fullmatch(r"\d{1,8}", text) for text in (numbers if kind == "rejected" else numbers[:1])):
             raise web.HTTPNotFound
@@ -144,9 +148,9 @@ class Site:
         """Answer this machine's own pages only, and tell what went wrong as a page."""
         host = request.headers.get("Host", "")
         if not _OWN.fullmatch(host):
-            return self._message(403, "This page answers as 127.0.0.1 or localhost only.")
+            return web.Response(status=403, text="This page answers as 127.0.0.1 or localhost only.")
         if request.method == "POST" and request.headers.get("Origin") != f"http://{host}":
-            return self._message(403, "Only this server's own pages may flag.")
+            return web.Response(status=403, text="Only this server's own pages may flag.")
         try:
             return await handler(request)
         except web.HTTPRedirection:
@@ -160,12 +164,12 @@ class Site:
         """The first page is that of the accepted samples."""
         raise web.HTTPFound("/accepted")
 
-    async def list(self, request: web.Request) -> web.StreamResponse:
+    async def listing(self, request: web.Request) -> web.StreamResponse:
         """One page of thumbnails, with the filters above it."""
-        return await asyncio.to_thread(self._list, request)
+        return await asyncio.to_thread(self._listing, request)
 
-    def _list(self, request: web.Request) -> web.Response:
-        kind: Kind = "accepted" if request.match_info["kind"] == "accepted" else "rejected"
+    def _listing(self, request: web.Request) -> web.Response:
+        kind = _kind(request)
         try:
             query = read_query(request.query)
         except ValueError as error:
@@ -247,7 +251,10 @@ class Site:
             raise web.HTTPNotFound
         card = Card(None, (), "", False, "", ()) if found is None else card_of(found)
         buffer = io.BytesIO()
-        pictures(card)[drawn].save(buffer, "JPEG", quality=88)
+        try:
+            pictures(card)[drawn].save(buffer, "JPEG", quality=88)
+        except Image.DecompressionBombError:
+            raise web.HTTPUnsupportedMediaType from None
         return buffer.getvalue()
 
     def _find(self, address: _Address) -> Sample | Rejected | None:

@@ -31,6 +31,7 @@ from pipelines.store import Store
 from tests.pipelines.inspect.served import Client, served, write_indexed
 from tests.pipelines.inspect.test_report import HOSTILE, Page, write_hostile
 from tests.pipelines.small_dataset import write_dataset
+from tests.pipelines.test_dataset import MANIFEST
 
 Frame = pd.DataFrame
 
@@ -208,7 +209,7 @@ def test_what_a_browser_may_do_is_said_with_every_answer(client: Client) -> None
 def test_other_names_of_this_machine_are_not_answered(client: Client, host: str) -> None:
     answer = client.get("/accepted", Host=host)
     assert answer.status == 403
-    assert not answer.keys
+    assert b"<" not in answer.body  # nothing of the dataset, not even its name
 
 
 @pytest.mark.parametrize("host", ["localhost", "localhost:9999", "127.0.0.1"])
@@ -279,7 +280,17 @@ def test_an_image_reads_only_its_row_group(tmp_path: Path) -> None:
     damage(file, [(chunk.data_page_offset, chunk.total_compressed_size // 2) for chunk in images])
     with served(str(tmp_path / "out")) as client:
         assert client.get("/accepted/image?shard=0&key=k142").body == base.image
-        assert client.get("/accepted/image?shard=0&key=k0").status == 500
+        damaged = client.get("/accepted/image?shard=0&key=k0")
+        assert damaged.status == 500
+        assert f"humansd verify {tmp_path / 'out'}" in damaged.text
+
+
+def test_a_dataset_without_shards_has_pages(tmp_path: Path) -> None:
+    dataset.write_manifest(Store(str(tmp_path)), MANIFEST, {}, "run")
+    assert dataset.write_index(str(tmp_path)) == 0
+    with served(str(tmp_path)) as client:
+        for path in ("/accepted", "/rejected", "/rejected?page=3"):
+            assert "Nothing matches" in client.get(path).text
 
 
 def test_an_index_that_is_behind_is_told(tmp_path: Path) -> None:
