@@ -224,7 +224,7 @@ def inspect(
     html: Annotated[
         Path | None, typer.Option(metavar="FILE.html", help="One page: samples, funnel, coverage, why rejected.")
     ] = None,
-    serve: Annotated[bool, typer.Option("--serve", help="Open a page on this machine: filter, look, flag.")] = False,
+    serve: Annotated[bool, typer.Option("--serve", help="Serve pages on this machine: filter, look, flag.")] = False,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Where --serve listens; 0 takes a free one.")] = 8800,
     rejected: Annotated[bool, typer.Option("--rejected", help="What was rejected, with the reasons.")] = False,
     n: Annotated[int, typer.Option("--n", min=1, help="How many rows, drawn at random.")] = 24,
