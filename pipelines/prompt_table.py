@@ -156,10 +156,8 @@ def as_text(counted: dict[str, Any]) -> str:
     lines += [f"{name:>3} people {share(number)}" for name, number in counted["people"].items()]
     lines += ["", "scenes"] + [f"  {name:15s} {share(number)}" for name, number in counted["scenes"].items()]
     actions, words = counted["actions"], counted["words"]
-    lines += [
-        "",
-        f"actions    {actions['different']:,} different, each {actions['fewest']:,}-{actions['most']:,} times",
-    ]
+    often = f"{actions['fewest']:,}" + (f"-{actions['most']:,}" if actions["most"] > actions["fewest"] else "")
+    lines += ["", f"actions    {actions['different']:,} different, each {often}x"]
     lines += [f"words      {words['mean']} a prompt, at most {words['most']}", "", "parts said"]
     lines += [f"  {name:15s} {share(number)}" for name, number in counted["parts"].items()]
     return "\n".join(lines)
