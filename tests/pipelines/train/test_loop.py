@@ -1,11 +1,6 @@
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -18,10 +13,9 @@ from pipelines.train.config import OptimizerConfig
 from pipelines.train.listing import list_shards, to_json
 from pipelines.train.loop import Place, learning_rate, train
 from tests.pipelines.small_dataset import write_dataset
-from tests.pipelines.train.tiny import task, train_one_of_two
+from tests.pipelines.train.tiny import results, start_and_kill, task, train_one_of_two
 
 STEPS = 5
-ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -38,17 +32,6 @@ def undisturbed(folder: Path) -> Path:
     run = folder / "undisturbed"
     train(task(run, STEPS, ["output.grid_samples=2", "output.grid_every=3"]), Place())
     return run
-
-
-def files(run: Path) -> dict[str, Any]:
-    """What a run ends with: trained and averaged weights, and the optimizer's state."""
-    state = checkpoints.load_newest(run)
-    assert state is not None
-    assert state.step == STEPS
-    assert state.ema is not None
-    moments = {f"{n}.{k}": v for n, one in state.optimizer["state"].items() for k, v in one.items()}
-    saved = load_file(run / "model" / "unet" / "diffusion_pytorch_model.safetensors")
-    return {**state.unet, **{f"ema.{k}": v for k, v in state.ema.items()}, **moments, **saved}
 
 
 def test_a_run_leaves_curves_checkpoints_grids_and_a_model(undisturbed: Path) -> None:
@@ -70,16 +53,9 @@ def test_a_run_leaves_curves_checkpoints_grids_and_a_model(undisturbed: Path) ->
 def test_a_run_killed_anywhere_ends_with_the_same_bits(folder: Path, undisturbed: Path, killed_after: int) -> None:
     """Before the first checkpoint (of step 2), and after it."""
     run = folder / f"killed{killed_after}"
-    command = [sys.executable, "-m", "tests.pipelines.train.tiny", str(run), str(STEPS), json.dumps([])]
-    process = subprocess.Popen(command, cwd=ROOT)
-    while len(curves.read(run)) < killed_after:
-        assert process.poll() is None, "it ended before it could be killed"
-        time.sleep(0.01)
-    process.kill()
-    process.wait()
-    assert not (run / "model").exists(), "killed too late to tell"
+    start_and_kill(run, STEPS, killed_after)
     train(task(run, STEPS), Place())
-    expected, found = files(undisturbed), files(run)
+    expected, found = results(undisturbed, STEPS), results(run, STEPS)
     assert expected.keys() == found.keys()
     assert [name for name, value in expected.items() if not torch.equal(value, found[name])] == []
     one, other = curves.read(undisturbed), curves.read(run)
@@ -92,7 +68,7 @@ def test_a_run_goes_on_with_another_number_of_workers(folder: Path, undisturbed:
     spawn(train_one_of_two, (str(run), STEPS, str(folder / "rendezvous")), nprocs=2)
     one, two = curves.read(undisturbed), curves.read(run)
     assert [point.loss for point in two] == pytest.approx([point.loss for point in one], rel=1e-3)
-    expected, found = files(undisturbed), files(run)
+    expected, found = results(undisturbed, STEPS), results(run, STEPS)
     for name in ("conv_in.weight", "conv_out.weight"):
         assert torch.allclose(expected[name], found[name], atol=2e-4)
 

@@ -1,0 +1,76 @@
+"""The trainer on a CUDA device, Stable Diffusion 2.1 at full width where that says more: `pytest -m gpu`."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipelines.train.listing import list_shards, to_json
+from pipelines.train.loop import Place, train
+from tests.bench import train_sides
+from tests.bench.train_sides import SCALES, Sides
+from tests.pipelines.small_dataset import write_dataset
+from tests.pipelines.train.tiny import results, start_and_kill, task
+
+STEPS = 5
+CUDA = pytest.param("cuda", marks=pytest.mark.gpu)
+LOSSES = (train_sides.PLAIN, train_sides.KEYPOINTS, train_sides.DETECTOR, train_sides.CONTROL)
+
+
+def full(device: str) -> Sides:
+    """SD 2.1 as it is, one picture a step, on a GPU; a model of a few channels on a CPU."""
+    if device == "cpu":
+        return Sides(SCALES["tiny"])
+    scale = dataclasses.replace(SCALES["sd21"], batch=1)
+    if importlib.util.find_spec("mmpose") is None:
+        scale = dataclasses.replace(scale, detector="mini-pose")
+    return Sides(scale, device, torch.bfloat16)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("device", ["cpu", CUDA])
+def test_a_step_moves_what_is_trained_and_nothing_else(device: str, name: str) -> None:
+    sides = full(device)
+    control = name == train_sides.CONTROL
+    step = sides.build(name)
+    trained, frozen = (sides.control, sides.base.unet) if control else (sides.parts.unet, sides.base.vae)
+    before = [weight.detach().clone() for weight in trained.parameters()]
+    kept = [weight.detach().clone() for weight in frozen.parameters()]
+    step()
+    after = list(trained.parameters())
+    assert all(torch.isfinite(weight).all() for weight in after)
+    moved = sum(not torch.equal(old, new) for old, new in zip(before, after, strict=True))
+    assert moved > (0 if control else 0.95 * len(before))  # a ControlNet's first step moves its zero convolutions only
+    assert all(torch.equal(old, new) for old, new in zip(kept, frozen.parameters(), strict=True))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("heat", ["none", "keypoints", "detector"])
+def test_the_losses_are_those_of_a_cpu(heat: str) -> None:
+    def losses(device: str) -> list[float]:
+        sides = Sides(SCALES["mini"], device)
+        found = sides.objective(heat)(sides.parts.unet, sides.pictures, sides.draws(sides.parts))
+        return [float(found.plain), float(found.weighted)]
+
+    assert losses("cuda") == pytest.approx(losses("cpu"), rel=1e-3)
+
+
+@pytest.mark.gpu
+def test_a_killed_training_goes_on(tmp_path: Path) -> None:
+    """Batches, noise and times are the same to the bit; sums on a GPU need not be, and what differs is said."""
+    write_dataset(tmp_path / "ghi", 2)
+    (tmp_path / "listing.json").write_text(to_json(list_shards([str(tmp_path / "ghi")])), encoding="utf-8")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    train(task(whole, STEPS), Place(device="cuda"))
+    start_and_kill(killed, STEPS, 3, "cuda")
+    train(task(killed, STEPS), Place(device="cuda"))
+    expected, found = results(whole, STEPS), results(killed, STEPS)
+    assert expected.keys() == found.keys()
+    apart = {name: float((value - found[name]).abs().max()) for name, value in expected.items()}
+    other = [name for name, most in apart.items() if most]
+    print(f"{len(other)} of {len(apart)} tensors differ, by at most {max(apart.values()):.2g}")
+    assert max(apart.values()) < 1e-4
