@@ -6,6 +6,7 @@ HumanSD is trained and all are measured by the commands that users have. Run aga
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -13,11 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from pipelines.mini.proof.data import HELD_OUT, write_set
+from pipelines.mini.proof.data import HELD_OUT as FIRST_HELD_OUT
+from pipelines.mini.proof.data import write_set
 from pipelines.mini.proof.report import write_report
 from pipelines.mini.proof.rivals import RIVAL_KINDS
 
-CONFIG: Final = Path(__file__).with_name("proof.toml")
+CONFIG: Final = Path(__file__).resolve().with_name("proof.toml")
+ROOT: Final = CONFIG.parents[3]
+TRAINING, HELD_OUT, EVALUATION = "training", "held-out", "evaluation"
 HEATS: Final = ("none", "keypoints", "detector")
 SEEDS: Final = (0, 1, 2)
 
@@ -41,41 +45,29 @@ def main() -> None:
     options.add_argument("--held-out", type=int, default=300, help="drawn pictures whose poses are asked for")
     options.add_argument("--only", nargs="*", help="trainings to make, by name; then stop")
     args = options.parse_args()
-    data, held_out = prepare(args.run, args.pictures, args.held_out)
-    runs = plan(args.run, data, args.steps)
+    args.run.mkdir(parents=True, exist_ok=True)
+    os.chdir(args.run)  # so that the evaluation calls the models by their names
+    prepare(args.pictures, args.held_out)
+    runs = plan(args.steps)
     chosen = [run for run in runs if not args.only or run.name in args.only]
     with ThreadPoolExecutor(args.processes) as pool:
-        list(pool.map(lambda run: call(*run.command, log=args.run / f"{run.name}.log"), chosen))
+        list(pool.map(lambda run: call(*run.command, log=Path(f"{run.name}.log")), chosen))
     if args.only:
         return
-    out = args.run / "evaluation"
-    cli(
-        "evaluate",
-        "--models",
-        "mini",
-        *(run.given for run in runs),
-        "--data",
-        str(held_out),
-        "--out",
-        str(out),
-        say=True,
-    )
-    write_report(out, args.run, {run.given: run.name for run in runs})
+    cli("evaluate", "--models", "mini", *(run.given for run in runs), "--data", HELD_OUT, "--out", EVALUATION, say=True)
+    write_report(Path(EVALUATION), {run.given: run.name for run in runs})
 
 
-def prepare(run: Path, pictures: int, held_out: int) -> tuple[Path, Path]:
-    """Draw and import both sets, and compute the latents of the first; return their datasets."""
-    outs = []
-    for name, first, count in (("training", 0, pictures), ("held-out", HELD_OUT, held_out)):
-        drawn, out = run / f"{name}-drawn", run / name
-        annotations = write_set(drawn, first, count)
-        cli("humanart", "--root", str(drawn), "--ann", str(annotations), "--out", str(out))
-        outs.append(out)
-    cli("train", "cache", "--config", str(CONFIG), "--data", str(outs[0]), "--workers", "2")
-    return outs[0], outs[1]
+def prepare(pictures: int, held_out: int) -> None:
+    """Draw and import both sets, and compute the latents of the first."""
+    for out, first, count in ((TRAINING, 0, pictures), (HELD_OUT, FIRST_HELD_OUT, held_out)):
+        drawn = f"{out}-drawn"
+        annotations = write_set(Path(drawn), first, count)
+        cli("humanart", "--root", drawn, "--ann", str(annotations), "--out", out)
+    cli("train", "cache", "--config", str(CONFIG), "--data", TRAINING, "--workers", "2")
 
 
-def plan(run: Path, data: Path, steps: int | None) -> list[Run]:
+def plan(steps: int | None) -> list[Run]:
     """All trainings, the first seed of each first."""
     changed = [] if steps is None else ["--set", f"steps={steps}"]
     runs = []
@@ -83,19 +75,22 @@ def plan(run: Path, data: Path, steps: int | None) -> list[Run]:
         for heat in HEATS:
             name = f"{heat}-{seed}"
             values = ("--set", f"loss.heat={heat}", "--set", f"seed={seed}", *changed)
-            arguments = ("--config", str(CONFIG), "--data", str(data), "--out", str(run / name))
-            runs.append(Run(name, str(run / name), ("-m", "pipelines", "train", *arguments, *values)))
+            arguments = ("--config", str(CONFIG), "--data", TRAINING, "--out", name)
+            runs.append(Run(name, name, ("-m", "pipelines", "train", *arguments, *values)))
         for kind in RIVAL_KINDS if seed == 0 else ():
-            prefix = "" if kind == "plain" else f"{kind}:"
-            told = (kind, "--data", str(data), "--out", str(run / kind), *changed)
-            runs.append(Run(kind, f"{prefix}{run / kind}", ("-m", "pipelines.mini.proof.rival", *told)))
+            given = kind if kind == "plain" else f"{kind}:{kind}"
+            told = (kind, "--data", TRAINING, "--out", kind, *changed)
+            runs.append(Run(kind, given, ("-m", "pipelines.mini.proof.rival", *told)))
     return runs
 
 
 def call(*arguments: str, log: Path | None = None, say: bool = False) -> None:
     """Run Python; what it says goes into the log. Raises SystemExit where it failed."""
     done = subprocess.run(
-        [sys.executable, *arguments], stdout=None if say else subprocess.PIPE, stderr=subprocess.STDOUT
+        [sys.executable, *arguments],
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"},
+        stdout=None if say else subprocess.PIPE,
+        stderr=None if say else subprocess.STDOUT,
     )
     if log is not None and not say:
         log.write_bytes(done.stdout)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from PIL import Image
 
 from pipelines.train import curves
 
@@ -29,7 +29,7 @@ MEASURES: Final = {"ap": ("AP ↑", 100, 1), "pce": ("PCE ↓", 1, 2), "clipsim"
 """Of the evaluation: title, factor, decimals."""
 
 
-def write_report(evaluation: Path, run: Path, names: Mapping[str, str]) -> Path:
+def write_report(evaluation: Path, names: Mapping[str, str]) -> Path:
     """Write results/proof.md and proof.png. names: what each training is called, by the model as evaluated."""
     told = json.loads((evaluation / "report.json").read_text())
     overall = {line["model"]: line for line in told["scores"] if line["scene"] == "all"}
@@ -37,21 +37,24 @@ def write_report(evaluation: Path, run: Path, names: Mapping[str, str]) -> Path:
     for given, line in overall.items():
         name = names.get(given, given)
         group = name.rpartition("-")[0] or name
-        groups.setdefault(group, []).append({**line, "minutes": minutes(run, name)})
+        groups.setdefault(group, []).append({**line, "minutes": minutes(Path(name))})
     RESULTS.mkdir(exist_ok=True)
-    shutil.copyfile(evaluation / "grid.png", RESULTS / "proof.png")
+    rows = 1 + len(overall)  # the poses, then a row a model; other seeds come last and look much the same
+    shown = rows - sum(not name.endswith("-0") for name in names.values() if "-" in name)
+    with Image.open(evaluation / "grid.png") as grid:
+        grid.crop((0, 0, grid.width, grid.height * shown // rows)).reduce(2).save(RESULTS / "proof.png", optimize=True)
     (RESULTS / "proof.md").write_text(as_text(groups, told["scores"][0]["images"]), encoding="utf-8")
     return RESULTS / "proof.md"
 
 
-def minutes(run: Path, name: str) -> float | None:
+def minutes(run: Path) -> float | None:
     """What a training took beside its neighbour on the other core; None for what was not trained here."""
-    if points := curves.read(run / name):
-        batch = json.loads((run / name / "run.json").read_text())["config"]["batch_size"]
+    if points := curves.read(run):
+        batch = json.loads((run / "run.json").read_text())["config"]["batch_size"]
         gaps = np.diff([0, *(point.step for point in points)])
         rates = [point.images_per_second for point in points]
         return float(sum(batch * gap / rate for gap, rate in zip(gaps, rates, strict=True))) / 60
-    log = run / f"{name}.log"
+    log = run.with_name(f"{run.name}.log")
     found = re.search(r": ([\d.]+) minutes", log.read_text()) if log.exists() else None
     return float(found[1]) if found else None
 
