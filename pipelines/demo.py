@@ -68,7 +68,7 @@ def train(data: list[str], run: Path, workers: int) -> int:
 def train_config(workers: int) -> TrainConfig:
     """The bundled training, cut short: checkpoints so often that little is lost when it is stopped, one large grid.
 
-    In float32: on a CPU without instructions for bfloat16 that would be many times slower.
+    In float32: bfloat16 wants instructions that not every CPU has.
     """
     values = {
         "steps": STEPS,

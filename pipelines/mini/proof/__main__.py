@@ -34,6 +34,11 @@ class Run:
     given: str
     command: tuple[str, ...]
 
+    @property
+    def is_done(self) -> bool:
+        """Whether its model is there: a log of it says how long that took."""
+        return Path(self.name if self.name in RIVAL_KINDS else f"{self.name}/model").is_dir()
+
 
 def main() -> None:
     """Everything, in order."""
@@ -49,7 +54,7 @@ def main() -> None:
     os.chdir(args.run)  # so that the evaluation calls the models by their names
     prepare(args.pictures, args.held_out)
     runs = plan(args.steps)
-    chosen = [run for run in runs if not args.only or run.name in args.only]
+    chosen = [run for run in runs if (not args.only or run.name in args.only) and not run.is_done]
     with ThreadPoolExecutor(args.processes) as pool:
         list(pool.map(lambda run: call(*run.command, log=Path(f"{run.name}.log")), chosen))
     if args.only:

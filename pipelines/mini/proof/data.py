@@ -9,10 +9,10 @@ from typing import Any, Final
 import cv2
 import numpy as np
 
-from detectors.types import Person
 from pipelines.coco import PERSON_CATEGORY
 from pipelines.mini.render import draw
 from pipelines.mini.train.captions import Captions
+from pipelines.mini.train.mm_data import annotation
 from prompts.grammar import load_grammar
 
 SEED: Final = 40_000_003
@@ -42,23 +42,9 @@ def write_set(root: Path, first: int, count: int) -> Path:
         about = {"description": prompt.text, "category": prompt.scene.replace("-", "_")}
         images.append({"id": index, "file_name": name, "width": width, "height": height, **about})
         for number, person in enumerate(drawing.people):
-            annotations.append({**_annotation(person), "id": index * 10 + number, "image_id": index})
+            annotations.append({**annotation(person, index), "id": index * 10 + number})
     told = {"images": images, "annotations": annotations, "categories": [dict(PERSON_CATEGORY)]}
     written = path.with_suffix(".tmp")
     written.write_text(json.dumps(told), encoding="utf-8")
     written.replace(path)
     return path
-
-
-def _annotation(person: Person) -> dict[str, Any]:
-    keypoints = person.keypoints.copy()
-    assert person.visibility is not None
-    keypoints[:, 2] = person.visibility
-    return {
-        "category_id": 1,
-        "bbox": list(person.bbox),
-        "area": person.area,
-        "iscrowd": 0,
-        "num_keypoints": int((keypoints[:, 2] > 0).sum()),
-        "keypoints": [round(float(value), 3) for value in keypoints.reshape(-1)],
-    }

@@ -11,9 +11,9 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image
 
+from pipelines.mini.train.common import RESULTS
 from pipelines.train import curves
 
-RESULTS: Final = Path(__file__).parents[1] / "results"
 BAR: Final = 0.20
 """By how much AP must be above the model that never saw a skeleton."""
 TITLES: Final = {
@@ -38,7 +38,6 @@ def write_report(evaluation: Path, names: Mapping[str, str]) -> Path:
         name = names.get(given, given)
         group = name.rpartition("-")[0] or name
         groups.setdefault(group, []).append({**line, "minutes": minutes(Path(name))})
-    RESULTS.mkdir(exist_ok=True)
     rows = 1 + len(overall)  # the poses, then a row a model; other seeds come last and look much the same
     shown = rows - sum(not name.endswith("-0") for name in names.values() if "-" in name)
     with Image.open(evaluation / "grid.png") as grid:

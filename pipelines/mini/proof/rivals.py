@@ -56,12 +56,12 @@ def train_rival(kind: Rival, config: TrainConfig, data: Sequence[str], out: Path
     size, channels = config.data.size, parts.vae.config.latent_channels
     cells = size // 2 ** (len(parts.vae.config.block_out_channels) - 1)
     shards = PoseShards(data, size, config.batch_size, config.seed, max_people=config.data.max_people, cached=True)
-    scheduler, steps = parts.scheduler, scheduler_steps(parts.scheduler)
+    scheduler, times = parts.scheduler, parts.scheduler.config.num_train_timesteps
     no_text = parts.encode_text([""])
     batches = iter(DataLoader(shards, config.batch_size))
     for step in range(config.steps):
         batch, places = next(batches), range(config.batch_size)
-        draws = draw(config.seed, step, places, len(places), (channels, cells, cells), steps, config.loss.text_dropout)
+        draws = draw(config.seed, step, places, len(places), (channels, cells, cells), times, config.loss.text_dropout)
         clean, text = batch["latent"].float(), batch["text_states"].float()
         text = torch.where(draws.without_text[:, None, None], no_text, text)
         noisy = scheduler.add_noise(clean, draws.noise, draws.times)
@@ -83,11 +83,6 @@ def train_rival(kind: Rival, config: TrainConfig, data: Sequence[str], out: Path
     average.copy_to(network.parameters())
     save(kind, network, base, out)
     return (time.monotonic() - began) / 60
-
-
-def scheduler_steps(scheduler: Any) -> int:
-    """How many noise levels a scheduler knows."""
-    return int(scheduler.config.num_train_timesteps)
 
 
 def make_rival(kind: Rival, unet: Any) -> tuple[Any, Predict]:

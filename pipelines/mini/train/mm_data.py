@@ -43,7 +43,7 @@ def _coco(root: Path, seed: int, indices: range) -> dict[str, Any]:
         cv2.imwrite(str(root / name), drawing.image[..., ::-1])
         height, width = drawing.image.shape[:2]
         images.append({"id": index, "file_name": name, "width": width, "height": height})
-        annotations += [_annotation(person, index) for person in drawing.people]
+        annotations += [annotation(person, index) for person in drawing.people]
     numbered = [dict(annotation, id=number) for number, annotation in enumerate(annotations, start=1)]
     return {"images": images, "annotations": numbered, "categories": list(_categories())}
 
@@ -62,7 +62,8 @@ def drawn(seed: int, index: int) -> Drawing:
     return replace(drawing, image=wear(drawing.image, rng)) if rng.random() < WORN else drawing
 
 
-def _annotation(person: Person, image: int) -> dict[str, Any]:
+def annotation(person: Person, image: int) -> dict[str, Any]:
+    """A drawn person as COCO has one, but for its id."""
     keypoints = person.keypoints.copy()
     keypoints[:, 2] = person.visibility
     return {
