@@ -20,8 +20,8 @@ import pytest
 
 RESULTS = Path(__file__).parent / "results" / "ghi_job.md"
 ROUNDS = int(os.environ.get("HUMANSD_BENCH_ROUNDS", "3"))
-SLOTS = int(os.environ.get("HUMANSD_BENCH_SLOTS", "200"))
-SHARD_SIZE = int(os.environ.get("HUMANSD_BENCH_SHARD", "100"))
+SLOTS = int(os.environ.get("HUMANSD_BENCH_SLOTS", "400"))
+SHARD_SIZE = int(os.environ.get("HUMANSD_BENCH_SHARD", "200"))
 SIDES = ("1 bare loop", "job, 1 worker", "2 bare loops", "job, 2 workers")
 
 

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from pipelines.checkpoint import resolve
+from pipelines.train.cache import columns_name
 from pipelines.train.config import TrainConfig
 from pipelines.train.data import PoseShards
 from pipelines.train.loop import DTYPES, learning_rate, make_optimizer
@@ -55,7 +56,9 @@ def train_rival(kind: Rival, config: TrainConfig, data: Sequence[str], out: Path
     average = EMAModel(network.parameters(), decay=config.optimizer.ema_decay, foreach=True)
     size, channels = config.data.size, parts.vae.config.latent_channels
     cells = size // 2 ** (len(parts.vae.config.block_out_channels) - 1)
-    shards = PoseShards(data, size, config.batch_size, config.seed, max_people=config.data.max_people, cached=True)
+    people = config.data.max_people
+    cached = columns_name(config.model, size, people)  # as the runs it is compared with
+    shards = PoseShards(data, size, config.batch_size, config.seed, max_people=people, cached=cached)
     scheduler, times = parts.scheduler, parts.scheduler.config.num_train_timesteps
     no_text = parts.encode_text([""])
     batches = iter(DataLoader(shards, config.batch_size))
