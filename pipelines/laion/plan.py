@@ -1,13 +1,15 @@
 """From metadata to frozen candidates: one pass of DuckDB counts the funnel, one writes OUT/plan/.
 
 The order of the candidates is that of sha256(url and seed), so that any part of them is a fair sample of all. Rows are
-streamed: what does not fit the memory allowed goes to DuckDB's scratch folder.
+streamed, and sorted a range of the order at a time: memory does not grow with the metadata, the scratch folder does.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
 
 PLAN: Final = "plan/plan.json"
 _EDGE: Final = 1 << 16
+KEY_PREFIX: Final = "laion-"
+PART_ROWS: Final = 500_000
+"""About how many candidates are sorted at a time; of hundreds of millions it is a 256th part."""
 _TYPES: Final = {
     **dict.fromkeys(("width", "height"), pa.int32()),
     **dict.fromkeys(("similarity", "punsafe", "pwatermark", "aesthetic"), pa.float32()),
@@ -162,22 +167,20 @@ class Metadata:
         passed = [" AND ".join(text for _, text in self._conditions[: i + 1]) for i in range(len(self._conditions))]
         counts = ", ".join(["count(*)", *(f"count(*) FILTER (WHERE {text})" for text in passed)])
         (found,) = self._query(f"SELECT {counts} FROM metadata")
-        (distinct,) = self._query(f"SELECT count(*) FROM (SELECT DISTINCT key FROM metadata WHERE {passed[-1]})")
+        # eight bytes a key: DuckDB keeps those in place, and half of the memory that the text would take
+        keys = f"SELECT DISTINCT unhex(substr(key, {len(KEY_PREFIX) + 1})) FROM metadata WHERE {passed[-1]}"
+        (distinct,) = self._query(f"SELECT count(*) FROM ({keys})")
         names = ["all rows", *(name for name, _ in self._conditions), "one row a url"]
         return tuple(zip(names, (*found, *distinct), strict=True))
 
-    def candidates(self, rows: int) -> Iterator[pa.Table]:
-        """The candidates in their order, `rows` at a time; of a url's rows the most similar to its text is taken."""
-        best = "similarity DESC NULLS LAST, aesthetic DESC NULLS LAST, caption, width, height"
-        columns = ", ".join(CANDIDATES.names)
-        where = " AND ".join(text for _, text in self._conditions)
-        reader = self._db.sql(
-            f"SELECT {columns} FROM (SELECT *, row_number() OVER (PARTITION BY key ORDER BY {best}) AS place"
-            f" FROM metadata WHERE {where}) WHERE place = 1 ORDER BY sha256(url || ' {self._config.seed}'), key"
-        ).to_arrow_reader(rows)
+    def candidates(self, rows: int, count: int) -> Iterator[pa.Table]:
+        """The candidates in their order, `rows` at a time; of a url's rows the most similar to its text is taken.
+
+        count: about how many there are.
+        """
         kept: list[pa.RecordBatch] = []
         size = 0
-        for batch in reader:
+        for batch in self._sorted(rows, count):
             kept.append(batch)
             size += batch.num_rows
             while size >= rows:
@@ -186,6 +189,39 @@ class Metadata:
                 kept, size = table.slice(rows).to_batches(), size - rows
         if size:
             yield pa.Table.from_batches(kept).cast(CANDIDATES)
+
+    def _sorted(self, rows: int, count: int) -> Iterator[pa.RecordBatch]:
+        best = "similarity DESC NULLS LAST, aesthetic DESC NULLS LAST, caption, width, height"
+        columns = ", ".join(CANDIDATES.names)
+        for source in self._parts(count):
+            with _told_of_duckdb():
+                yield from self._db.sql(
+                    f"SELECT {columns} FROM (SELECT *, row_number() OVER (PARTITION BY key ORDER BY {best}) AS turn"
+                    f" FROM {source}) WHERE turn = 1 ORDER BY place, key"
+                ).to_arrow_reader(rows)
+
+    def _parts(self, count: int) -> Iterator[str]:
+        """Tables of the candidates that hold one range each of their order, which is that of `place`, in turn.
+
+        Rows of one url have one place. A part is written to the scratch folder first and removed when it was read.
+        """
+        where = " AND ".join(text for _, text in self._conditions)
+        chosen = f"SELECT *, sha256(url || ' {self._config.seed}') AS place FROM metadata WHERE {where}"
+        parts = min(-(-count // PART_ROWS), 256)
+        if parts <= 1:
+            yield f"({chosen})"
+            return
+        high, low = (f"(strpos('0123456789abcdef', substr(place, {digit}, 1)) - 1)" for digit in (1, 2))
+        whole = Path(self._scratch.name, "parts")
+        self._query(
+            f"COPY (SELECT *, (16 * {high} + {low}) * {parts} // 256 AS part FROM ({chosen}))"
+            f" TO {_text(str(whole))} (FORMAT parquet, PARTITION_BY (part))"
+        )
+        for number in range(parts):
+            folder = whole / f"part={number}"
+            if folder.is_dir():
+                yield f"read_parquet({_text(str(folder / '*.parquet'))}, hive_partitioning = false)"
+                shutil.rmtree(folder)
 
     def _view(self, files: Sequence[str]) -> str:
         own = self._config.metadata.columns
@@ -207,16 +243,26 @@ class Metadata:
                 f"TRY_CAST({f'trim(CAST({value} AS VARCHAR))' if column == 'url' else value} AS {kind}) AS {column}"
             )
         inner = f"SELECT {', '.join(parts)} FROM {_source(files)}"
-        return f"CREATE VIEW metadata AS SELECT 'laion-' || substr(sha256(url), 1, 16) AS key, * FROM ({inner})"
+        return f"CREATE VIEW metadata AS SELECT '{KEY_PREFIX}' || substr(sha256(url), 1, 16) AS key, * FROM ({inner})"
 
     def _query(self, sql: str) -> list[tuple[Any, ...]]:
-        import duckdb
-
-        try:
+        with _told_of_duckdb():
             return self._db.execute(sql).fetchall()
-        except duckdb.Error as error:
-            line = str(error).splitlines()[0]
-            raise UserError(f"metadata: {line} (is filter.where an expression over {', '.join(COLUMNS)}?)") from None
+
+
+@contextlib.contextmanager
+def _told_of_duckdb() -> Iterator[None]:
+    """DuckDB's errors as the user's, with what to do about them."""
+    import duckdb
+
+    try:
+        yield
+    except (duckdb.Error, pa.ArrowException) as error:
+        line = str(error).splitlines()[0]
+        hint = f"is filter.where an expression over {', '.join(COLUMNS)}?"
+        if "memory" in line.lower():
+            hint = "metadata.memory_mb gives it more"
+        raise UserError(f"metadata: {line} ({hint})") from None
 
 
 def _first(names: str, there: Mapping[str, str]) -> str | None:
@@ -247,6 +293,7 @@ def _connect(memory_mb: int, scratch: str, files: Sequence[str]) -> duckdb.DuckD
     db.execute(f"SET memory_limit = '{memory_mb}MB'")
     db.execute(f"SET temp_directory = {_text(scratch)}")
     db.execute("SET preserve_insertion_order = false")
+    db.execute("SET partitioned_write_flush_threshold = 65536")  # rows that a thread holds before it writes them
     for scheme in sorted({file.partition("://")[0] for file in files if "://" in file}):
         db.register_filesystem(fsspec.filesystem(scheme))
     return db
@@ -268,7 +315,7 @@ def make_plan(config: LaionConfig, store: Store, files: Sequence[str]) -> Plan:
     try:
         funnel = metadata.funnel()
         rows = 0
-        for index, table in enumerate(metadata.candidates(config.shard_size)):
+        for index, table in enumerate(metadata.candidates(config.shard_size, funnel[-1][1])):
             sink = pa.BufferOutputStream()
             pq.write_table(table, sink, compression="zstd")
             store.write(candidates_name(index), memoryview(sink.getvalue()), run)

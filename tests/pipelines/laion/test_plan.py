@@ -63,6 +63,27 @@ def test_the_order_follows_from_url_and_seed(tmp_path: Path, file: str) -> None:
         assert row["key"] == "laion-" + hashlib.sha256(row["url"].encode()).hexdigest()[:16]
 
 
+def test_what_is_sorted_in_parts_comes_as_what_is_sorted_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers = range(700)
+    urls, texts = [f"http://a/{number % 500}" for number in numbers], [f"text {number}" for number in numbers]
+    similarity = [number % 7 / 10 for number in numbers]
+    pq.write_table(pa.table({"url": urls, "TEXT": texts, "similarity": similarity}), tmp_path / "meta.parquet")
+    file = str(tmp_path / "meta.parquet")
+    whole, at_once = made(tmp_path / "1", file, FilterConfig(), shard_size=64)
+    for rows in (3, 90):  # the most parts, many of them empty; a few
+        monkeypatch.setattr(plan, "PART_ROWS", rows)
+        assert made(tmp_path / str(rows), file, FilterConfig(), shard_size=64) == (whole, at_once)
+    assert len(at_once) == len(set(at_once)) == 500
+
+
+def test_too_little_memory_is_told_in_one_line(tmp_path: Path, file: str) -> None:
+    config = LaionConfig(metadata=MetadataConfig(files=(file,), memory_mb=1))
+    with pytest.raises(UserError, match=r"metadata\.memory_mb gives it more"):
+        plan.make_plan(config, Store(str(tmp_path / "out")), (file,))
+
+
 def test_csv_reads_like_parquet(tmp_path: Path, file: str) -> None:
     pyarrow.csv.write_csv(pa.table(ROWS), tmp_path / "meta.csv")
     conditions = FilterConfig(min_size=500)
