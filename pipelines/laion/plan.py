@@ -1,7 +1,7 @@
 """From metadata to frozen candidates: one pass of DuckDB counts the funnel, one writes OUT/plan/.
 
 The order of the candidates is that of sha256(url and seed), so that any part of them is a fair sample of all. Rows are
-streamed, and sorted a range of the order at a time: memory does not grow with the metadata, the scratch folder does.
+streamed, and sorted a range of the order at a time; what the memory allowed does not hold goes to the scratch folder.
 """
 
 from __future__ import annotations
