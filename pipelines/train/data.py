@@ -45,7 +45,7 @@ from pipelines.train.shard_cache import CachedStore, ShardCache
 log = logging.getLogger(__name__)
 
 Sample = dict[str, Any]
-"""image, skeleton: float32 (3, H, W) in [-1, 1]; keypoints: float32 (max_people, 17, 3), x and y in pixels of `image`
+"""image, skeleton: uint8 (3, H, W), RGB; keypoints: float32 (max_people, 17, 3), x and y in pixels of `image`
 from the centre of its first pixel, unused rows zero; num_people: int; caption, key: str. From cached latents: latent,
 skeleton_latent (C, h, w) and text_states (T, D), float16, in place of image and skeleton."""
 
@@ -245,7 +245,10 @@ def in_frame(keypoints: Float32, size: int) -> Float32:
 
 
 def _planes(image: Image, order: tuple[int, int, int] = (0, 1, 2)) -> torch.Tensor:
-    """A picture (H, W, 3) as float32 (3, H, W) in [-1, 1]; order: which plane each channel becomes."""
+    """A picture (H, W, 3) as (3, H, W); order: which plane each channel becomes.
+
+    Floats are left to the device: as such, pictures would be four times as much to stack and to move (measured).
+    """
     planes = np.empty((3, *image.shape[:2]), np.uint8)
     cv2.split(image, [planes[place] for place in order])
-    return torch.from_numpy(planes).to(torch.float32).mul_(1 / 127.5).sub_(1)
+    return torch.from_numpy(planes)

@@ -42,6 +42,11 @@ def grow_conv_in(unet: Any, extra: int) -> None:
     unet.register_to_config(in_channels=old.in_channels + extra)
 
 
+def in_floats(images: Tensor) -> Tensor:
+    """Images as the VAE reads them, float32 in [-1, 1], of uint8; others as they are."""
+    return images.to(torch.float32).mul_(1 / 127.5).sub_(1) if images.dtype == torch.uint8 else images
+
+
 @dataclass
 class Parts:
     """What a training holds: the UNet is trained, all else is frozen.
@@ -63,12 +68,12 @@ class Parts:
 
     @torch.no_grad()
     def encode_images(self, images: Tensor) -> Tensor:
-        """Latents (B, C, h, w) of unit variance, float32, of images (B, 3, H, W) in [-1, 1].
+        """Latents (B, C, h, w) of unit variance, float32, of images (B, 3, H, W): uint8, or floats in [-1, 1].
 
         They are the means of the VAE's posterior: its spread is far below the noise that is added, and a mean can be
         stored and gives the same training whatever the workers draw.
         """
-        encoded = self.vae.encode(images.to(self.vae.dtype)).latent_dist.mean
+        encoded = self.vae.encode(in_floats(images).to(self.vae.dtype)).latent_dist.mean
         return torch.as_tensor(encoded).float() * float(self.vae.config.scaling_factor)
 
     @torch.no_grad()

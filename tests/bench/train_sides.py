@@ -24,7 +24,7 @@ from detectors.grouping import Grouping
 from detectors.types import NUM_KEYPOINTS
 from pipelines.checkpoint import MINI_FOLDER
 from pipelines.train.config import LossConfig
-from pipelines.train.model import Parts, grow_conv_in, load_parts
+from pipelines.train.model import Parts, grow_conv_in, in_floats, load_parts
 from pipelines.train.objective import Draws, Heatmaps, Objective, draw, load_heatmaps
 from tests.bench.random_sd import random_parts
 
@@ -155,7 +155,8 @@ class Sides:
         generator = torch.Generator().manual_seed(0)
         keypoints = torch.ones(count, 10, NUM_KEYPOINTS, 3)
         keypoints[..., :2] = torch.rand(count, 10, NUM_KEYPOINTS, 2, generator=generator) * (pixels - 1)
-        image, skeleton = torch.rand(2, count, 3, pixels, pixels, generator=generator) * 2 - 1
+        shape = (2, count, 3, pixels, pixels)
+        image, skeleton = torch.randint(256, shape, generator=generator, dtype=torch.uint8)
         captions = ["an oil painting of a man waving hello in the street at midnight"] * count
         return {"image": image, "skeleton": skeleton, "keypoints": keypoints, "caption": captions}
 
@@ -230,7 +231,7 @@ def control_training(stored: bool) -> Callable[[Sides], Step]:
         base.unet.to(sides.frozen)
 
         def step() -> None:
-            picture = batch["skeleton"].to(sides.device)
+            picture = in_floats(batch["skeleton"].to(sides.device))
             with sides.autocast():
                 if stored:
                     clean, text = batch["latent"].to(sides.device), batch["text_states"].to(sides.device)
@@ -274,7 +275,7 @@ def sampling(controlled: bool) -> Callable[[Sides], Step]:
             return torch.cat([value] * GUIDED).to(sides.device, sides.dtype)
 
         noisy, text = doubled(sides.draws(parts).noise), doubled(stored["text_states"])
-        skeleton, picture = doubled(stored["skeleton_latent"]), doubled(stored["skeleton"])
+        skeleton, picture = doubled(stored["skeleton_latent"]), doubled(in_floats(stored["skeleton"]))
         time = torch.tensor(500, device=sides.device)
         control = sides.control.to(sides.dtype) if controlled else None
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from pipelines.checkpoint import MINI_FOLDER
 from pipelines.config import UserError
-from pipelines.train.model import grow_conv_in, load_parts
+from pipelines.train.model import grow_conv_in, in_floats, load_parts
 
 
 def tiny_unet(seed: int, channels: int) -> UNet2DConditionModel:
@@ -43,6 +44,17 @@ def test_a_grown_unet_begins_as_its_base_whatever_the_skeleton(
         again = grown(torch.cat([noisy, torch.zeros_like(skeleton)], 1), time, text).sample
     assert torch.equal(after, again)
     assert torch.allclose(after, before, rtol=1e-4, atol=1e-5)
+
+
+def test_images_are_read_as_bytes_or_as_floats() -> None:
+    images = torch.arange(256, dtype=torch.uint8).repeat(3 * 64 * 64 * 2 // 256).reshape(2, 3, 64, 64)
+    floats = in_floats(images)
+    assert floats.min() == -1
+    assert floats.max() == 1
+    np.testing.assert_allclose((floats + 1) * 127.5, images.float(), atol=1e-4)
+    assert in_floats(floats) is floats
+    parts = load_parts(MINI_FOLDER)
+    assert torch.equal(parts.encode_images(images), parts.encode_images(floats))
 
 
 def test_the_new_half_learns() -> None:

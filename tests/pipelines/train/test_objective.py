@@ -34,8 +34,8 @@ def batch(count: int) -> dict[str, Any]:
     keypoints[:, 0, :, :2] = torch.rand(count, NUM_KEYPOINTS, 2, generator=generator) * 63
     keypoints[:, 0, :, 2] = 1
     return {
-        "image": torch.rand(count, 3, 64, 64, generator=generator) * 2 - 1,
-        "skeleton": torch.rand(count, 3, 64, 64, generator=generator) * 2 - 1,
+        "image": torch.randint(256, (count, 3, 64, 64), generator=generator, dtype=torch.uint8),
+        "skeleton": torch.randint(256, (count, 3, 64, 64), generator=generator, dtype=torch.uint8),
         "keypoints": keypoints,
         "num_people": torch.ones(count, dtype=torch.int64),
         "caption": ["a painting of a dancer"] * count,
