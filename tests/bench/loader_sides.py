@@ -1,18 +1,24 @@
-"""The loaders that `test_loader_speed` compares, each over the same pictures, captions and poses."""
+"""The loaders that `test_loader_speed` compares, each over the same pictures, captions and poses.
+
+    python -m tests.bench.loader_sides NAME FOLDER ROWS
+
+takes so many rows from one of `SIDES` whenever it is told to.
+"""
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import cv2
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from detectors.types import LIMB_COLORS, LIMBS, Person
 from pipelines import dataset, lease, shards
@@ -20,11 +26,14 @@ from pipelines.images import encode_image
 from pipelines.record import Sample
 from pipelines.store import Store
 from pipelines.train.augment import Augment
-from pipelines.train.data import make_sample
+from pipelines.train.data import PoseShards, make_sample
+from pipelines.train.model import in_floats
 from pipelines.train.rows import Row
 from pipelines.work import ShardResult
+from tests.bench.apart import answer
 
 SIZE = 512
+BATCH = 8
 SHARD = 100
 MAX_PEOPLE = 10
 STANDING = np.array(
@@ -207,7 +216,7 @@ class StreamingRows(IterableDataset[Row]):
     def __init__(self, folder: Path) -> None:
         from streaming import StreamingDataset
 
-        self._rows: Any = StreamingDataset(local=str(folder), shuffle=True, batch_size=8)
+        self._rows: Any = StreamingDataset(local=str(folder), shuffle=True, batch_size=BATCH)
 
     def __iter__(self) -> Iterator[Row]:
         for row in self._rows:
@@ -215,7 +224,45 @@ class StreamingRows(IterableDataset[Row]):
             yield Row(row["key"], row["width"], row["height"], row["caption"], keypoints, row["image"], {})
 
 
-def touch(batch: dict[str, Any]) -> None:
-    """Every side gives the same kind of batch."""
-    assert batch["image"].shape[1:] == batch["skeleton"].shape[1:] == (3, SIZE, SIZE)
-    assert batch["image"].dtype == batch["skeleton"].dtype == torch.float32
+def open_ours(folder: Path) -> Any:
+    return PoseShards([str(folder / "ours")], SIZE, BATCH, 0, augment=Augment())
+
+
+def open_files(folder: Path) -> Any:
+    return ReleaseFiles(folder / "files")
+
+
+def open_streaming(folder: Path) -> Any:
+    return Others(StreamingRows(folder / "mds"))
+
+
+def open_webdataset(folder: Path) -> Any:
+    return Others(WebRows(folder / "web"))
+
+
+SIDES: Final[dict[str, Callable[[Path], Any]]] = {
+    "ours": open_ours,
+    "files": open_files,
+    "streaming": open_streaming,
+    "webdataset": open_webdataset,
+}
+
+
+def take(name: str, folder: Path, rows: int) -> None:
+    """Open a loader and take so many rows from it, as floats in [-1, 1]."""
+    seen = 0
+    for batch in DataLoader(SIDES[name](folder), batch_size=BATCH, shuffle=True if name == "files" else None):
+        images, skeletons = in_floats(batch["image"]), in_floats(batch["skeleton"])
+        assert images.shape[1:] == skeletons.shape[1:] == (3, SIZE, SIZE)
+        assert images.dtype == skeletons.dtype == torch.float32
+        seen += len(batch["key"])
+        if seen >= rows:
+            return
+    assert seen >= rows
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    side, where, count = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+    answer(lambda _: take(side, where, count))

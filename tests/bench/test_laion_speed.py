@@ -10,40 +10,31 @@ from __future__ import annotations
 import argparse
 import io
 import multiprocessing
-import os
-import resource
-import shutil
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from PIL import Image
 
-from pipelines import shards
 from pipelines.config import load_config
 from pipelines.laion import job
 from pipelines.laion.blocklist import Hashes
 from pipelines.laion.config import LaionConfig
-from pipelines.laion.fetch import Downloads
 from pipelines.laion.optout import OptOut
-from pipelines.laion.plan import CANDIDATES
 from pipelines.mini import web
-from pipelines.record import Sample
-from pipelines.store import Store
-from pipelines.work import ShardResult, ShardTask
-from tests.bench.report import median, table, write
-from tests.pipelines.toy import HASH
+from tests.bench.apart import Side, apart, in_turns
+from tests.bench.fetch_sides import SIDE
+from tests.bench.report import Seconds, median, table, write
 
-SIDE: Final = 512
 DELAY: Final = 0.05
 
 
@@ -101,69 +92,30 @@ def elsewhere(target: Any, argument: Any) -> Iterator[str]:
     process.join()
 
 
-def cpu_seconds() -> float:
-    """CPU seconds of this process so far."""
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
-
-
 def compare_fetch(images: int, rounds: int) -> tuple[float, str]:
     """Our downloads and stock img2dataset, turn by turn: the same files, the same size, written as Parquet."""
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # read on import
-    from img2dataset import downloader
-    from img2dataset.resizer import Resizer
-    from img2dataset.writer import ParquetSampleWriter
+    module = "tests.bench.fetch_sides"
+    with (
+        elsewhere(_serve_pictures, pictures(50)) as address,
+        tempfile.TemporaryDirectory() as root,
+        apart(module, "ours", address, str(images)) as ours,
+        apart(module, "img2dataset", address, str(images)) as theirs,
+    ):
 
-    stock = downloader.download_image_with_retry
-    used: dict[str, list[float]] = {"ours": [], "img2dataset 1.47": []}
-    with elsewhere(_serve_pictures, pictures(50)) as address, tempfile.TemporaryDirectory() as root:
-        urls = [f"http://{address}/{number}.jpg" for number in range(images)]
-        blank = dict.fromkeys(CANDIDATES.names)
-        rows = [{**blank, "key": f"laion-{n:016x}", "url": url, "caption": "a man"} for n, url in enumerate(urls)]
-        overrides = [f"fetch.allow_hosts=['{address}']", f"fetch.image_size={SIDE}", "fetch.per_host=16"]
-        config = load_config(LaionConfig, "mini", [*overrides, "fetch.keep_encoded=false"], "laion").fetch
-        downloads = Downloads(config, OptOut(), Hashes())
-        guarded = downloader.download_image_with_retry
+        def fetch(side: Side, turn: int) -> Seconds:
+            with tempfile.TemporaryDirectory(dir=root) as folder:
+                return side(folder)
 
-        def ours(folder: Path) -> None:
-            downloader.download_image_with_retry = guarded
-            found = downloads.get(rows)
-            samples = [sample for sample in found.values() if isinstance(sample, Sample)]
-            assert len(samples) == images, found
-            shards.commit(Store(str(folder)), ShardTask(0, 0, images, 1), ShardResult(accepted=samples), HASH, "bench")
-
-        def theirs(folder: Path) -> None:
-            downloader.download_image_with_retry = stock
-            feather = folder / "shard.feather"
-            with pa.OSFile(str(feather), "wb") as sink, pa.ipc.new_file(sink, pa.schema([("url", pa.string())])) as out:
-                out.write_table(pa.table({"url": urls}))
-            own = Resizer(SIDE, "keep_ratio", True, encode_quality=95, encode_format="jpg")
-            names: dict[str, Any] = {"save_caption": False, "extract_exif": True, "compute_hash": "sha256"}
-            names |= {"verify_hash_type": None, "encode_format": "jpg", "retries": 1, "timeout": 5}
-            names |= {"user_agent_token": "humansd", "disallowed_header_directives": ["noai"]}
-            loader = downloader.Downloader(
-                ParquetSampleWriter, own, config.threads, output_folder=str(folder), column_list=["url"],
-                number_sample_per_shard=images, oom_shard_count=1, **names,
-            )  # fmt: skip
-            loader.download_shard((0, str(feather)))
-
-        for turn in range(rounds + 1):
-            for name, run in (("ours", ours), ("img2dataset 1.47", theirs)):
-                folder = Path(root, f"{name}-{turn}")
-                folder.mkdir()
-                began = cpu_seconds()
-                run(folder)
-                if turn:
-                    used[name].append(cpu_seconds() - began)
-                shutil.rmtree(folder)
+        sides = {"ours": partial(fetch, ours), "img2dataset 1.47": partial(fetch, theirs)}
+        used = {name: [one.cpu for one in seconds] for name, seconds in in_turns(sides, rounds).items()}
     per_second = {name: images / median(seconds) for name, seconds in used.items()}
     ratio = median([b / a for a, b in zip(used["ours"], used["img2dataset 1.47"], strict=True)])
     lines = [(name, f"{speed:.1f}") for name, speed in per_second.items()]
     return ratio, (
         f"{images} JPEG files of 800 x 600 px from a server on this machine, resized to {SIDE} px, with SHA-256 and "
-        f"EXIF, written as Parquet (ours checksummed and synced to disk); CPU seconds of the downloading side, median "
-        f"of {rounds} interleaved rounds. Ours over img2dataset: **{ratio:.2f}** (median of the rounds' ratios).\n\n"
-        + table(("", "images a CPU second"), lines)
+        f"EXIF, written as Parquet (ours checksummed and synced to disk); each side in a process of its own; their CPU "
+        f"seconds, median of {rounds} interleaved rounds. Ours over img2dataset: **{ratio:.2f}** (median of the "
+        "rounds' ratios).\n\n" + table(("", "images a CPU second"), lines)
     )
 
 

@@ -2,33 +2,27 @@
 
     python -m tests.bench.test_loader_speed [--rows 200] [--rounds 5]
 
-One process, one thread. Needs the extra `mm` (albumentations) and the group `dev` (webdataset); mosaicml-streaming,
-of the group `bench`, is compared where it is installed.
+Each in a process of its own, of one thread. Needs the extra `mm` (albumentations) and the group `dev` (webdataset);
+mosaicml-streaming, of the group `bench`, is compared where it is installed.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
-import os
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import cv2
 import pytest
-import torch
-from torch.utils.data import DataLoader
 
 from pipelines.record import Sample
-from pipelines.train.augment import Augment
-from pipelines.train.data import PoseShards
 from tests.bench import loader_sides as sides
-from tests.bench.report import interleaved, median, table, write
+from tests.bench.apart import apart, in_turns
+from tests.bench.report import Seconds, median, table, write
 
-BATCH: Final = 8
 CASES: Final = {"512 x 512, as sampled": (512, 512), "sides of 512 to 1536, as collected": (512, 1536)}
 OURS: Final = "PoseShards"
 RELEASE: Final = "(a) the release's arithmetic: a picture file and an .npz a sample, Pillow, albumentations"
@@ -44,52 +38,37 @@ def test_the_loader_is_not_slower_than_the_others() -> None:
         assert times[STREAMING] >= 1  # mosaicml-streaming is in the group `bench`
 
 
-def loaders(folder: Path, samples: Sequence[Sample]) -> dict[str, Callable[[], Iterable[dict[str, Any]]]]:
-    """Store the samples in each layout; what opens them."""
-    sides.write_shards(folder / "ours", samples)
-    sides.write_files(folder / "files", samples)
-    sides.write_webdataset(folder / "web", samples)
-    load = partial(DataLoader, batch_size=BATCH)
-    found: dict[str, Callable[[], Iterable[dict[str, Any]]]] = {
-        OURS: lambda: load(PoseShards([str(folder / "ours")], sides.SIZE, BATCH, 0, augment=Augment())),
-        RELEASE: lambda: load(sides.ReleaseFiles(folder / "files"), shuffle=True),
-    }
-    if importlib.util.find_spec("streaming"):
-        sides.write_streaming(folder / "mds", samples)
-        rows = sides.StreamingRows(folder / "mds")
-        found[STREAMING] = lambda: load(sides.Others(rows))
-    found[WEBDATASET] = lambda: load(sides.Others(sides.WebRows(folder / "web")))
-    return found
-
-
-def run(open_loader: Callable[[], Iterable[dict[str, Any]]], rows: int) -> None:
-    """Open a loader and take so many rows from it."""
-    seen = 0
-    for batch in open_loader():
-        sides.touch(batch)
-        seen += len(batch["key"])
-        if seen >= rows:
-            return
-    assert seen >= rows
+def compare(samples: Sequence[Sample], rounds: int) -> dict[str, list[Seconds]]:
+    """Store the samples in each layout and read them all from each in turns."""
+    with tempfile.TemporaryDirectory() as root, contextlib.ExitStack() as stack:
+        folder = Path(root)
+        sides.write_shards(folder / "ours", samples)
+        sides.write_files(folder / "files", samples)
+        sides.write_webdataset(folder / "web", samples)
+        names = {OURS: "ours", RELEASE: "files", WEBDATASET: "webdataset"}
+        if importlib.util.find_spec("streaming"):
+            sides.write_streaming(folder / "mds", samples)
+            names[STREAMING] = "streaming"
+        found: dict[str, Callable[[int], Seconds]] = {}
+        for name, side in names.items():
+            process = stack.enter_context(apart("tests.bench.loader_sides", side, root, str(len(samples))))
+            found[name] = lambda turn, process=process: process(str(turn))  # type: ignore[misc]
+        return in_turns(found, rounds)
 
 
 def main(rows: int, rounds: int) -> list[dict[str, float]]:
     """Run the comparison and write results/loader.md; returns, for each case, everybody's CPU time over ours."""
-    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
     pytest.importorskip("albumentations")
     pytest.importorskip("webdataset")
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
     parts = [
-        f"{rows} samples with 1 to 5 people, JPEG, to {sides.SIZE} px, batches of {BATCH}, one process, warm cache; "
-        f"median of {rounds} interleaved rounds, each with opening. All augment as the paper does.",
+        f"{rows} samples with 1 to 5 people, JPEG, to {sides.SIZE} px, batches of {sides.BATCH} of "
+        f"floats in [-1, 1], one process for each, one thread, warm cache; median of {rounds} interleaved rounds, each "
+        "with opening. All augment as the paper does.",
     ]
     ratios = []
     for title, (least, most) in CASES.items():
         samples = sides.pictures(rows, least, most)
-        with tempfile.TemporaryDirectory() as folder:
-            found = loaders(Path(folder), samples)
-            seconds = interleaved({name: partial(run, one, rows) for name, one in found.items()}, rounds)
+        seconds = compare(samples, rounds)
         medians = {
             name: (median([r.wall for r in runs]), median([r.cpu for r in runs])) for name, runs in seconds.items()
         }

@@ -31,6 +31,7 @@ def test_every_slot_is_there_once_and_the_folder_is_sound(sound: Path) -> None:
     assert list((sound / ".run").glob("*/*")) == []
     done = json.loads((sound / "done/00000000.json").read_text())
     assert done["counts"]["threads"] == 1
+    assert done["counts"]["mimalloc"] == 1
     assert done["seconds"]["total"] > 0
 
 

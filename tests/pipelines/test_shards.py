@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,16 @@ def a_result() -> ShardResult:
 @pytest.fixture(params=["local", "memory"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     return Store(str(tmp_path / "out") if request.param == "local" else f"memory://{tmp_path.name}/out")
+
+
+@pytest.mark.parametrize("chosen", ["mimalloc", "system"])
+def test_arrow_keeps_its_memory_unless_told_otherwise(chosen: str) -> None:
+    code = "import pipelines, pyarrow; print(pyarrow.default_memory_pool().backend_name)"
+    variables = {name: value for name, value in os.environ.items() if name != "ARROW_DEFAULT_MEMORY_POOL"}
+    if chosen != "mimalloc":
+        variables["ARROW_DEFAULT_MEMORY_POOL"] = chosen
+    told = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == chosen
 
 
 def test_a_committed_shard_has_three_tables_and_a_marker(store: Store) -> None:

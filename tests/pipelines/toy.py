@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from detectors.types import Person
 from pipelines.config import UserError
@@ -139,7 +140,11 @@ def fill_slots(
         rejected=sorted(rejected, key=lambda row: (order[row.sample.key], row.attempt)),
         ledger=sorted(ledger, key=lambda row: (order[row.key], row.attempt)),
         seconds={"toy": 0.0},
-        counts={"sampled": sampled, "threads": int(os.environ.get("OMP_NUM_THREADS", 0))},
+        counts={
+            "sampled": sampled,
+            "threads": int(os.environ.get("OMP_NUM_THREADS", 0)),
+            "mimalloc": int(pa.default_memory_pool().backend_name == "mimalloc"),
+        },
         short=[key for key in order if key not in accepted],
     )
 

@@ -53,10 +53,24 @@ def test_detectors_stand_beside_each_other_where_both_were_measured() -> None:
     assert evaluate.pose_rows("mini-mm", figures) == []
 
 
+def test_a_second_detector_is_asked_where_it_is_installed() -> None:
+    drawings = [draw(World(scene, 1 + i), np.random.default_rng(i)) for i, scene in enumerate(SCENES[:3])]
+    people, wanted = [drawing.people for drawing in drawings], np.array([1, 2, 3])
+    assert evaluate.second_opinion({"mini-pose": people}, wanted) == {}
+    same = evaluate.second_opinion({"mini-pose": people, "mini-mm": people}, wanted)
+    assert same == {"right_number_mini_mm": 1.0, "joints_agree": pytest.approx(1.0)}
+    blind = evaluate.second_opinion({"mini-pose": people, "mini-mm": [(), *people[1:]]}, wanted)
+    assert blind["right_number_mini_mm"] == pytest.approx(2 / 3)
+    assert blind["joints_agree"] < 1
+    assert evaluate.opinion_rows({}) == []
+    assert [value for _, value in evaluate.opinion_rows(same)] == ["100.0%", "1.000"]
+
+
 @pytest.mark.slow
 def test_the_miniature_models_reach_their_bars(tmp_path: Path) -> None:
     figures = evaluate.run(tmp_path)
     assert figures["right_number"] >= 0.85
+    assert figures["right_number_mini_mm"] >= 0.85
     assert figures["right_scene"] >= 0.90
     assert figures["mini_pose"]["ap"] >= 0.75
     assert figures["mini_pose"]["false_people"] <= 0.03
