@@ -44,7 +44,12 @@ def grow_conv_in(unet: Any, extra: int) -> None:
 
 def in_floats(images: Tensor) -> Tensor:
     """Images as the VAE reads them, float32 in [-1, 1], of uint8; others as they are."""
-    return images.to(torch.float32).mul_(1 / 127.5).sub_(1) if images.dtype == torch.uint8 else images
+    if images.dtype != torch.uint8:
+        return images
+    floats = torch.empty_like(images, dtype=torch.float32)
+    for own, image in zip(floats, images, strict=True):  # one by one they stay in a CPU's cache
+        own.copy_(image).mul_(1 / 127.5).sub_(1)
+    return floats
 
 
 @dataclass

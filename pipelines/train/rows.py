@@ -76,7 +76,8 @@ def _rows(table: pa.Table, latents: str | None) -> list[Row]:
     widths, heights = table["width"].to_pylist(), table["height"].to_pylist()
     if latents is None:
         encoded = pc.struct_field(table["image"].chunk(0), "bytes")
-        images: list[memoryview | None] = [memoryview(data.as_buffer() or b"") for data in encoded]
+        # Arrow's bytes are signed to Python: no JPEG's marker would be found in them
+        images: list[memoryview | None] = [memoryview(data.as_buffer() or b"").cast("B") for data in encoded]
         arrays: list[dict[str, NDArray[np.float16]]] = [{} for _ in keys]
     else:
         images = [None] * len(keys)

@@ -8,9 +8,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Final
 
 from pipelines.worker import thread_variables
 from tests.bench.report import Seconds
+
+KEEPS_MEMORY: Final = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**33)}
+"""For glibc: whether it gives memory back and has it cleared anew is up to what happened to be freed before, and can
+cost a loader a quarter of its time (measured). All sides keep it."""
 
 Side = Callable[[str], Seconds]
 """Does what a line says, and says what it took."""
@@ -19,7 +24,7 @@ Side = Callable[[str], Seconds]
 @contextmanager
 def apart(module: str, *arguments: str) -> Iterator[Side]:
     """Run `python -m module arguments` of one thread, which must end in `answer`."""
-    variables = {**os.environ, **thread_variables(1), "NO_ALBUMENTATIONS_UPDATE": "1"}
+    variables = {**os.environ, **thread_variables(1), **KEEPS_MEMORY, "NO_ALBUMENTATIONS_UPDATE": "1"}
     variables.pop("ARROW_DEFAULT_MEMORY_POOL", None)  # this process's, by way of `pipelines`: each sets its own
     process = subprocess.Popen(
         [sys.executable, "-m", module, *arguments],

@@ -113,9 +113,9 @@ def compare_fetch(images: int, rounds: int) -> tuple[float, str]:
     lines = [(name, f"{speed:.1f}") for name, speed in per_second.items()]
     return ratio, (
         f"{images} JPEG files of 800 x 600 px from a server on this machine, resized to {SIDE} px, with SHA-256 and "
-        f"EXIF, written as Parquet (ours checksummed and synced to disk); each side in a process of its own; their CPU "
-        f"seconds, median of {rounds} interleaved rounds. Ours over img2dataset: **{ratio:.2f}** (median of the "
-        "rounds' ratios).\n\n" + table(("", "images a CPU second"), lines)
+        "EXIF, written as Parquet (ours checksummed and synced to disk); each in a process of its own, memory kept "
+        f"by malloc; their CPU seconds, median of {rounds} interleaved rounds. Ours over img2dataset: **{ratio:.2f}** "
+        "(median of the rounds' ratios).\n\n" + table(("", "images a CPU second"), lines)
     )
 
 

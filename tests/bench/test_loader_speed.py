@@ -61,9 +61,9 @@ def main(rows: int, rounds: int) -> list[dict[str, float]]:
     pytest.importorskip("albumentations")
     pytest.importorskip("webdataset")
     parts = [
-        f"{rows} samples with 1 to 5 people, JPEG, to {sides.SIZE} px, batches of {sides.BATCH} of "
-        f"floats in [-1, 1], one process for each, one thread, warm cache; median of {rounds} interleaved rounds, each "
-        "with opening. All augment as the paper does.",
+        f"{rows} samples with 1 to 5 people, JPEG, to {sides.SIZE} px, batches of {sides.BATCH} of floats in [-1, 1], "
+        "one process for each, one thread, warm cache, memory kept by malloc; "
+        f"median of {rounds} interleaved rounds, each with opening. All augment as the paper does.",
     ]
     ratios = []
     for title, (least, most) in CASES.items():

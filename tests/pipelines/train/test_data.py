@@ -17,15 +17,16 @@ from torch.utils.data import DataLoader
 from pipelines import columns, record, shards
 from pipelines.annotate import Annotation
 from pipelines.config import UserError
-from pipelines.images import decode_image
+from pipelines.images import decode_image, encode_image
 from pipelines.record import table_to_samples
 from pipelines.store import Store
 from pipelines.takedown import take_down
 from pipelines.taken import Entry
-from pipelines.train.augment import Augment
+from pipelines.train.augment import Augment, decode_reduced
 from pipelines.train.data import PoseShards, RowError, make_sample
 from pipelines.train.listing import from_json, list_shards, to_json
-from pipelines.train.rows import stored_row
+from pipelines.train.rows import read_rows, stored_row
+from pipelines.work import ShardResult, ShardTask
 from tests.pipelines.small_dataset import add_columns, write_dataset
 from tests.pipelines.small_dataset import sample as draw_sample
 
@@ -163,6 +164,25 @@ def test_a_corrupt_shard_is_named_and_other_samples_take_its_place(
     assert [batch["key"] for batch in other] == after
     with pytest.raises(RowError, match=r"00000001\.parquet"):
         batches([str(tmp_path)], 6, on_error="raise")
+
+
+def test_a_jpeg_that_is_cut_off_is_told_and_a_large_one_is_decoded_small(tmp_path: Path) -> None:
+    write_dataset(tmp_path, 1)
+    store = Store(str(tmp_path))
+    whole = table_to_samples(shards.read_table(store, "shards", 0))[0]
+    pixels = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (512, 512, 3), np.uint8), (0, 0), 8)
+    jpeg = encode_image(pixels, "jpeg", 90)
+    for data, told in ((jpeg, ""), (jpeg[: len(jpeg) // 2], "cut off")):
+        stored = replace(whole, image=data, width=512, height=512)
+        shards.commit(store, ShardTask(0, 0, 1, 1), ShardResult(accepted=[stored]), "0" * 16, "run")
+        row = read_rows(store, 0, [0])[0]
+        assert row is not None
+        assert row.image is not None
+        if told:
+            with pytest.raises(ValueError, match=told):
+                decode_reduced(row.image, SIZE)
+        else:
+            assert decode_reduced(row.image, SIZE).shape == (SIZE, SIZE, 3)
 
 
 def test_pictures_of_another_size_and_places_that_are_no_numbers_do_no_harm() -> None:
