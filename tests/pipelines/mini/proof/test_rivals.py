@@ -50,7 +50,13 @@ def test_a_trained_one_is_drawn_from_by_the_evaluation(kind: Rival, tmp_path: Pa
     write_dataset(tmp_path / "data", 1)
     name = columns_name(ModelConfig(), 64)
     add_columns(tmp_path / "data", Annotation("pipelines.train.cache:Latents", name, {"model": "mini", "size": 64}))
-    config = load_config(TrainConfig, proof.CONFIG, ["steps=2", "batch_size=4"], folder="train")
+    fast = [
+        "steps=4",
+        "batch_size=4",
+        "optimizer.warmup_steps=0",
+        "optimizer.learning_rate=0.01",
+    ]  # shows in whole pixels
+    config = load_config(TrainConfig, proof.CONFIG, fast, folder="train")
     train_rival(kind, config, [str(tmp_path / "data")], tmp_path / kind)
     given = str(tmp_path / kind) if kind == "plain" else f"{kind}:{tmp_path / kind}"
     poses = [sample("0" * 8, 0, 1).people, ()]
