@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
-from pipelines.worker import thread_variables
 from tests.bench.report import Seconds
 
 KEEPS_MEMORY: Final = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**33)}
@@ -24,6 +23,8 @@ Side = Callable[[str], Seconds]
 @contextmanager
 def apart(module: str, *arguments: str) -> Iterator[Side]:
     """Run `python -m module arguments` of one thread, which must end in `answer`."""
+    from pipelines.worker import thread_variables  # not for a side that is to load nothing of ours
+
     variables = {**os.environ, **thread_variables(1), **KEEPS_MEMORY, "NO_ALBUMENTATIONS_UPDATE": "1"}
     variables.pop("ARROW_DEFAULT_MEMORY_POOL", None)  # this process's, by way of `pipelines`: each sets its own
     process = subprocess.Popen(
@@ -31,7 +32,6 @@ def apart(module: str, *arguments: str) -> Iterator[Side]:
         env=variables,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
         text=True,
     )
     assert process.stdin is not None

@@ -1,6 +1,8 @@
 """The two sides of the download benchmark: each downloads images into the folders it is told.
 
-python -m tests.bench.fetch_sides ours|img2dataset ADDRESS IMAGES
+    python -m tests.bench.fetch_sides ours|img2dataset ADDRESS IMAGES
+
+`img2dataset` loads nothing of ours: `pipelines` would choose Arrow's pool of memory for it.
 """
 
 from __future__ import annotations
@@ -56,6 +58,7 @@ def img2dataset(address: str, images: int) -> Run:
     from img2dataset.resizer import Resizer
     from img2dataset.writer import ParquetSampleWriter
 
+    assert "pipelines" not in sys.modules
     resizer = Resizer(SIDE, "keep_ratio", True, encode_quality=95, encode_format="jpg")
     names: dict[str, Any] = {"save_caption": False, "extract_exif": True, "compute_hash": "sha256"}
     names |= {"verify_hash_type": None, "encode_format": "jpg", "retries": 1, "timeout": 5}

@@ -50,12 +50,8 @@ def test_a_trained_one_is_drawn_from_by_the_evaluation(kind: Rival, tmp_path: Pa
     write_dataset(tmp_path / "data", 1)
     name = columns_name(ModelConfig(), 64)
     add_columns(tmp_path / "data", Annotation("pipelines.train.cache:Latents", name, {"model": "mini", "size": 64}))
-    fast = [
-        "steps=4",
-        "batch_size=4",
-        "optimizer.warmup_steps=0",
-        "optimizer.learning_rate=0.01",
-    ]  # shows in whole pixels
+    # fast enough to show in whole pixels
+    fast = ["steps=4", "batch_size=4", "optimizer.warmup_steps=0", "optimizer.learning_rate=0.01"]
     config = load_config(TrainConfig, proof.CONFIG, fast, folder="train")
     train_rival(kind, config, [str(tmp_path / "data")], tmp_path / kind)
     given = str(tmp_path / kind) if kind == "plain" else f"{kind}:{tmp_path / kind}"
