@@ -81,7 +81,7 @@ def learning_rate(step: int, steps: int, config: OptimizerConfig) -> float:
 
 
 def make_optimizer(parameters: Any, config: OptimizerConfig, device: torch.device) -> torch.optim.Optimizer:
-    """AdamW; its state in 8 bits where that is asked for and bitsandbytes and CUDA are there."""
+    """AdamW in one pass over all weights; its state in 8 bits where asked for and bitsandbytes and CUDA are there."""
     options: dict[str, Any] = {
         "lr": config.learning_rate,
         "betas": (0.9, config.beta2),
@@ -93,7 +93,7 @@ def make_optimizer(parameters: Any, config: OptimizerConfig, device: torch.devic
 
             optimizer: torch.optim.Optimizer = bitsandbytes.optim.AdamW8bit(parameters, **options)
             return optimizer
-    return torch.optim.AdamW(parameters, **options)
+    return torch.optim.AdamW(parameters, fused=True, **options)
 
 
 @dataclass

@@ -28,6 +28,7 @@ BARS: Final = (
     (sides.STORED_DETECTOR, sides.RELEASE, None),
     (sides.MASK, sides.RELEASE_MASK, None),
     (sides.STORED_PLAIN, sides.STORED_CONTROL, 0.9),
+    (sides.STORED_PLAIN, sides.STORED_CONTROL_FUSED, None),
     (sides.PLAIN, sides.CONTROL, None),
     (sides.SAMPLE, sides.CONTROL_SAMPLE, 0.75),
 )
@@ -44,8 +45,9 @@ RELEASE: Final = """\
 *The release's arithmetic* is a step of HumanSD's public code with the same networks: it encodes picture and skeleton
 and decodes the error as ours does; beyond ours it sends the mask through the VAE encoder, and decodes the clean latent
 to a reconstruction that is not used. ControlNet is diffusers' own: UNet frozen, gradients through its decoder into the
-copy, skeleton as a picture. *Stored latents*: what `humansd train cache` stores in place of pictures and captions; here
-the UNet is all that is left to compare, besides what ControlNet does to the skeleton's picture."""
+copy, skeleton as a picture, PyTorch's default AdamW as in diffusers' example, or the fused one, which ours takes.
+*Stored latents*: what `humansd train cache` stores in place of pictures and captions; here the UNet is all that is left
+to compare, besides what ControlNet does to the skeleton's picture."""
 
 
 @pytest.mark.bench

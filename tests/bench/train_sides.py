@@ -23,7 +23,8 @@ from detectors.bottomup import BottomUp
 from detectors.grouping import Grouping
 from detectors.types import NUM_KEYPOINTS
 from pipelines.checkpoint import MINI_FOLDER
-from pipelines.train.config import LossConfig
+from pipelines.train.config import LossConfig, OptimizerConfig
+from pipelines.train.loop import make_optimizer
 from pipelines.train.model import Parts, grow_conv_in, in_floats, load_parts
 from pipelines.train.objective import Draws, Heatmaps, Objective, draw, load_heatmaps
 from tests.bench.random_sd import random_parts
@@ -125,8 +126,8 @@ class Sides:
 
     @cached_property
     def optimizer(self) -> torch.optim.Optimizer:
-        """Of the whole UNet."""
-        return torch.optim.AdamW(self.parts.unet.parameters(), lr=1e-6)
+        """Of the whole UNet, as `humansd train` makes it."""
+        return make_optimizer(self.parts.unet.parameters(), OptimizerConfig(learning_rate=1e-6), self.device)
 
     @cached_property
     def control(self) -> Any:
@@ -217,15 +218,16 @@ def training(heat: str, stored: bool = False, kind: type[Objective] = Objective)
     return make
 
 
-def control_training(stored: bool) -> Callable[[Sides], Step]:
+def control_training(stored: bool, fused: bool = False) -> Callable[[Sides], Step]:
     """A training step of ControlNet as in diffusers' example: gradients pass the frozen UNet's decoder into the copy.
 
-    The frozen encoder needs no gradient, so it keeps no activations.
+    The frozen encoder needs no gradient, so it keeps no activations. fused: with AdamW as ours; the example takes
+    PyTorch's default.
     """
 
     def make(sides: Sides) -> Step:
         control, base = sides.control, sides.base
-        optimizer = torch.optim.AdamW(control.parameters(), lr=1e-6)
+        optimizer = torch.optim.AdamW(control.parameters(), lr=1e-6, fused=fused or None)
         batch, draws = (sides.stored(base) if stored else sides.pictures), sides.draws(base)
         noise, times = draws.noise.to(sides.device), draws.times.to(sides.device)
         base.unet.to(sides.frozen)
@@ -300,6 +302,7 @@ CONTROL: Final = "ControlNet"
 STORED_PLAIN: Final = "plain MSE, stored latents"
 STORED_DETECTOR: Final = "`detector`, stored latents"
 STORED_CONTROL: Final = "ControlNet, stored latents"
+STORED_CONTROL_FUSED: Final = "ControlNet, stored latents, fused AdamW"
 MASK: Final = "mask of `detector` alone"
 RELEASE_MASK: Final = "mask of the release alone"
 SAMPLE: Final = "guided sampling step, HumanSD"
@@ -315,6 +318,7 @@ SIDES: Final[dict[str, Callable[[Sides], Step]]] = {
     STORED_PLAIN: training("none", stored=True),
     STORED_DETECTOR: training("detector", stored=True),
     STORED_CONTROL: control_training(stored=True),
+    STORED_CONTROL_FUSED: control_training(stored=True, fused=True),
     MASK: mask(Objective),
     RELEASE_MASK: mask(ReleaseWithoutReconstruction),
     SAMPLE: sampling(controlled=False),
