@@ -13,8 +13,9 @@ import argparse
 import itertools
 import re
 import sys
+import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -22,9 +23,10 @@ from typing import Final
 
 from prompts.grammar import copy_grammar, load_grammar
 from prompts.labels import Label, read_labels, to_phrase, verb_forms
-from prompts.phrases import MAX_PHRASE_TOKENS
+from prompts.phrases import MAX_PHRASE_TOKENS, GrammarError
 from prompts.tables import ActionError, Section, Tags, expand, load_tags, read_sections
 from prompts.tokens import count_tokens, read_table
+from prompts.vocabulary import Vocabulary
 
 DATA: Final = Path(__file__).parent / "data"
 TABLES: Final = DATA / "actions"
@@ -173,19 +175,22 @@ def import_labels(path: Path, kind: str, out_dir: Path, base: Path = DATA) -> Im
     if out_dir.is_dir() and any(out_dir.iterdir()) and not same:
         raise ActionError(f"{out_dir}: is not empty")
     text = (base / "actions.tsv").read_text(encoding="utf-8")
-    tokens = read_table(base / "tokens.tsv") if (base / "tokens.tsv").is_file() else {}
-    result = _sift(labels, kind, {line.split("\t")[0] for line in text.splitlines()}, tokens)
+    result = _sift(labels, kind, {line.split("\t")[0] for line in text.splitlines()}, base)
+    more = text + "".join(row.line() for row in result.added)
+    with tempfile.TemporaryDirectory() as scratch:  # a folder that does not load is never left behind
+        copy_grammar(base, Path(scratch))
+        Path(scratch, "actions.tsv").write_text(more, encoding="utf-8", newline="\n")
+        load_grammar(Path(scratch))
     if not same:
         copy_grammar(base, out_dir)
-    more = "".join(row.line() for row in result.added)
-    (out_dir / "actions.tsv").write_text(text + more, encoding="utf-8", newline="\n")
-    load_grammar(out_dir)
+    (out_dir / "actions.tsv").write_text(more, encoding="utf-8", newline="\n")
     return result
 
 
-def _sift(labels: Iterable[Label], kind: str, known: Set[str], tokens: Mapping[str, int]) -> Imported:
-    """Rows for the labels that are fit and not yet among the phrases `known`. tokens: piece → CLIP tokens."""
-    tags = load_tags(TABLES)
+def _sift(labels: Iterable[Label], kind: str, known: Set[str], base: Path) -> Imported:
+    """Rows for the labels that are fit for the grammar folder `base` and not yet among the phrases `known`."""
+    tags, words = load_tags(TABLES), Vocabulary(base)
+    tokens = read_table(base / "tokens.tsv") if (base / "tokens.tsv").is_file() else {}
     things = {match[1] for phrase in known if (match := re.search(r"\ban? (\w+)$", phrase))}
     forms, added, left_out = verb_forms(tags.verbs), dict[str, Row](), Counter[str]()
     given = ["exercise"] if kind == "humman" else []
@@ -200,6 +205,11 @@ def _sift(labels: Iterable[Label], kind: str, known: Set[str], tokens: Mapping[s
             left_out[f"takes more than {MAX_PHRASE_TOKENS} CLIP tokens"] += 1
         else:
             marks = tags.of(phrase, given, label.where)
+            try:
+                words.mark(phrase, marks, label.where)
+            except GrammarError:
+                left_out["puts words for minors beside words unfit for them"] += 1
+                continue
             said = " ".join(label.text.split())
             added[phrase] = Row(phrase, kind, said, "2-3" if "social" in marks else "1-3", marks)
     return Imported(tuple(added.values()), left_out)

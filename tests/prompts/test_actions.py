@@ -24,7 +24,9 @@ from prompts.actions import (
     to_tsv,
     unwanted,
 )
+from prompts.grammar import copy_grammar, load_grammar
 from prompts.labels import gerund, read_labels, to_phrase, verb_forms
+from prompts.phrases import GrammarError
 from prompts.tables import ActionError, expand, load_tags
 
 
@@ -285,6 +287,28 @@ def test_a_second_import_follows_the_first(tmp_path: Path) -> None:
     second = import_labels(tmp_path / "names.json", "humman", out, base=out)
     assert [row.phrase for row in second.added] == ["doing an elbow tap"]
     assert len((out / "actions.tsv").read_text(encoding="utf-8").splitlines()) == 1 + COUNT + 3
+
+
+def test_labels_that_the_grammar_refuses_are_left_out(tmp_path: Path) -> None:
+    """A word that only safety.tsv knows as a minor's, in an action that it marks as tender."""
+    (tmp_path / "babel").mkdir()
+    labels = {"7": {"seq_ann": {"labels": [{"proc_label": text} for text in ("hug son", "twirl umbrella")]}}}
+    (tmp_path / "babel/val.json").write_text(json.dumps(labels), encoding="utf-8")
+    done = import_labels(tmp_path / "babel", "babel", tmp_path / "mine")
+    assert [row.phrase for row in done.added] == ["twirling an umbrella"]
+    assert done.left_out == {"puts words for minors beside words unfit for them": 1}
+    assert len(load_grammar(tmp_path / "mine").actions) == COUNT + 1
+
+
+def test_a_grammar_that_does_not_load_is_left_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("toe tap\n", encoding="utf-8")
+    own = tmp_path / "mine"
+    copy_grammar(None, own)
+    (own / "scenes.tsv").unlink()
+    before = (own / "actions.tsv").read_bytes()
+    with pytest.raises(GrammarError):
+        import_labels(tmp_path / "names.txt", "humman", own, base=own)
+    assert (own / "actions.tsv").read_bytes() == before
 
 
 def test_a_wrong_label_file_names_file_and_record(tmp_path: Path) -> None:
