@@ -138,7 +138,7 @@ def sample(
     seed: Annotated[int | None, typer.Option(min=0, help="Another seed draws other pictures.")] = None,
     preset: Annotated[
         Literal["default", "release"],
-        typer.Option(help="DPM-Solver++ 20 steps; or the release's DDIM 50, guidance 9, negative prompt."),
+        typer.Option(help="DPM-Solver++ 20 steps; or as the release samples: DDIM 50, guidance 9, a negative prompt."),
     ] = "default",
     guidance: Annotated[
         float | None, typer.Option(min=1, help="Classifier-free guidance scale in place of the preset's.")

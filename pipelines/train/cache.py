@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple
 from functools import partial
 from typing import Any
 
@@ -18,7 +17,7 @@ import pyarrow as pa
 import torch
 
 from pipelines.annotate import Annotation, run_annotate
-from pipelines.checkpoint import ModelConfig, resolve
+from pipelines.checkpoint import Checkpoint, ModelConfig, resolve
 from pipelines.job import JobReport, Runtime
 from pipelines.record import Sample
 from pipelines.train.augment import NONE
@@ -31,13 +30,12 @@ BATCH: int = 8
 """Rows that go through the models together."""
 
 
-def columns_name(model: ModelConfig, size: int, max_people: int = 10) -> str:
+def columns_name(base: Checkpoint, size: int, max_people: int = 10) -> str:
     """What the columns are called that hold a model's latents: for `PoseShards(cached=…)`.
 
-    It follows from the model's weights, the size of the pictures and how many people are drawn in them. Raises
-    UserError where there is no such model.
+    It follows from the model's weights, the size of the pictures and how many people are drawn in them.
     """
-    told = f"{resolve(model).revision} {size} {max_people}"
+    told = f"{base.revision} {size} {max_people}"
     return PREFIX + hashlib.sha256(told.encode()).hexdigest()[:12]
 
 
@@ -49,10 +47,11 @@ def cache_latents(
     data: `OUT` or `OUT@weight`, whose weight means nothing here. Raises UserError where one is no dataset, or the model
     cannot be had.
     """
-    values = dict(zip(("model", "revision", "variant"), astuple(model), strict=True))
-    arguments = {name: value for name, value in values.items() if value is not None}
+    base = resolve(model)
+    values = {"model": base.source, "revision": model.revision, "variant": model.variant}
+    arguments: dict[str, Any] = {name: value for name, value in values.items() if value is not None}
     arguments |= {"size": size, "max_people": max_people}
-    name = columns_name(model, size, max_people)
+    name = columns_name(base, size, max_people)
     annotation = Annotation("pipelines.train.cache:Latents", name, arguments, BATCH, runtime.threads)
     return {out: run_annotate(out, annotation, runtime) for out in (parse_weight(one)[0] for one in data)}
 

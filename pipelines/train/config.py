@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 from pipelines.checkpoint import ModelConfig
 from pipelines.config import key
+
+LEFT_OUT: Final = "left_out.txt"
+"""Below RUN: samples and shards that could not be read, and why, one a line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,9 @@ class DataConfig:
     cached: bool = key(False, "identity", "read latents and text states that `humansd train cache` has stored")
     poses: str | None = key(None, "identity", "columns that annotate added, to train on these poses in place of OUT's")
     loaders: int = key(2, "runtime", "processes a worker reads and draws with; 0 reads in the worker itself")
+    on_error: Literal["skip", "raise"] = key(
+        "skip", "runtime", "samples and shards that cannot be read: other samples take their place, or training ends"
+    )
 
     def __post_init__(self) -> None:
         if self.size < 1 or self.size % 8:

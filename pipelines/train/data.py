@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, Final, Literal
 
 import cv2
@@ -66,7 +67,7 @@ class PoseShards(IterableDataset[Sample]):
     max_people: the largest are drawn. cached: read latents that `humansd train cache` made, True or their columns'
         name (`pipelines.train.cache.columns_name`). poses: added columns whose people take the place of the record's.
     on_error: a picture or shard that cannot be read is replaced by the dataset's next sample and logged once ("skip"),
-        or ends the stream ("raise").
+        or ends the stream ("raise"). problems: a file that gets a line for each of them too.
     cache: where copies of remote shards are kept.
     Raises UserError where a dataset has no rows or lacks the columns asked for, where batch_size is no multiple of
     world_size, and where augmentation or other poses are asked of cached latents.
@@ -87,6 +88,7 @@ class PoseShards(IterableDataset[Sample]):
         poses: str | None = None,
         on_error: Literal["skip", "raise"] = "skip",
         cache: ShardCache | None = None,
+        problems: Path | None = None,
     ) -> None:
         super().__init__()
         # Loader workers are the parallelism. OpenCV's own threads do not survive the fork that makes them: a worker
@@ -110,6 +112,7 @@ class PoseShards(IterableDataset[Sample]):
         self._share = Share(batch_size, rank, world_size, start=start)
         self._raises = on_error == "raise"
         self._cache = cache or ShardCache()
+        self._problems = problems
 
     def __iter__(self) -> Iterator[Sample]:
         info = get_worker_info()
@@ -138,7 +141,7 @@ class PoseShards(IterableDataset[Sample]):
             except RowError as error:
                 if self._raises:
                     raise
-                stream.report(str(error))
+                stream.report(str(error), self._problems)
         raise RowError(f"{stream.part.out}: not one sample can be read")
 
     def _make(self, row: Row, rng: np.random.Generator) -> Sample:
@@ -208,11 +211,15 @@ class _Stream:
             raise RowError(found)
         return found
 
-    def report(self, problem: str) -> None:
+    def report(self, problem: str, problems: Path | None) -> None:
         """Log a problem, the first time it is met."""
-        if problem not in self._reported:
-            self._reported.add(problem)
-            log.warning("left out, another sample takes its place: %s", problem)
+        if problem in self._reported:
+            return
+        self._reported.add(problem)
+        log.warning("left out, another sample takes its place: %s", problem)
+        if problems is not None:
+            with problems.open("a", encoding="utf-8") as file:
+                file.write(" ".join(problem.split()) + "\n")
 
     def _read(self, window: Window, local: np.ndarray[Any, np.dtype[np.int64]]) -> dict[int, Row | str]:
         """Rows at local positions of a window, or why they cannot be read; each shard is read once."""

@@ -27,13 +27,13 @@ from pipelines.config import UserError
 from pipelines.train import checkpoints
 from pipelines.train.augment import Augment
 from pipelines.train.cache import columns_name
-from pipelines.train.config import OptimizerConfig, TrainConfig
+from pipelines.train.config import LEFT_OUT, OptimizerConfig, TrainConfig
 from pipelines.train.curves import Curves, Point
-from pipelines.train.data import PoseShards
+from pipelines.train.data import PoseShards, RowError
 from pipelines.train.listing import Part
 from pipelines.train.model import load_parts
 from pipelines.train.objective import Objective, draw, load_heatmaps
-from pipelines.train.output import Grids, save_model
+from pipelines.train.output import Grids, grid_path, save_model
 
 MOST_SKIPPED: Final = 10
 """Steps in a row whose gradient is not finite, after which a training gives up."""
@@ -144,7 +144,11 @@ class Training:
         batches = self._batches()
         while self.step < config.steps:
             asked = time.monotonic()
-            batch = next(batches, None)
+            try:
+                batch = next(batches, None)
+            except RowError as error:  # a loader process wraps it in its traceback
+                why = str(error).strip().rpartition("\n")[2].partition("RowError: ")
+                raise UserError(f"{why[2] or why[0]}; data.on_error=skip takes other samples in its place") from None
             if batch is None:
                 raise UserError(f"the data ended after {self.step} of {config.steps} steps")
             meter.waited += time.monotonic() - asked
@@ -154,18 +158,22 @@ class Training:
                 meter = self._log(meter, curves)
             if curves is None or grids is None:
                 continue
+            trained = time.monotonic()
             if self.step % config.output.checkpoint_every == 0 or last:
                 checkpoints.save(self.run_folder, self._state(), config.output.keep_checkpoints)
-            if last or (config.output.grid_every and self.step % config.output.grid_every == 0):
+            if config.output.grid_every and self.step % config.output.grid_every == 0 and not last:
                 with self._averaged():
                     grids.draw(self.step, curves)
-        if curves is not None:
+            meter.began += time.monotonic() - trained  # neither training nor waiting for data
+        if curves is not None and grids is not None:  # also where a kill came after the last checkpoint
             with self._averaged():
                 save_model(self.parts.unet, self.task.base.folder(), self.run_folder)
+                if not grid_path(self.run_folder, self.step).exists():
+                    grids.draw(self.step, curves)
 
     def _batches(self) -> Iterator[Mapping[str, Any]]:
         data = self.config.data
-        cached = data.cached and columns_name(self.config.model, data.size, data.max_people)
+        cached = data.cached and columns_name(self.task.base, data.size, data.max_people)
         shards = PoseShards(
             self.task.data,
             data.size,
@@ -178,6 +186,8 @@ class Training:
             data.max_people,
             cached,
             data.poses,
+            data.on_error,
+            problems=self.run_folder / LEFT_OUT,
         )
         share = self.config.batch_size // self.place.world_size
         return iter(DataLoader(shards, share, num_workers=data.loaders, pin_memory=self.device.type == "cuda"))

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from detectors.heatmap import gaussian_heatmaps
+from pipelines.train.augment import VISIBLE
 
 
 def weighted_mse(predicted: Tensor, target: Tensor, weight: Tensor) -> Tensor:
@@ -44,11 +45,12 @@ def mask_of(heat: Tensor, height: int, width: int, threshold: float) -> Tensor:
 
 
 def keypoint_heat(keypoints: Tensor, height: int, width: int, stride: float, sigma: float) -> Tensor:
-    """Gaussians (B, K, h, w) in [0, 1] at stored keypoints (B, P, K, 3): x px, y px, confidence (0: not there).
+    """Gaussians (B, K, h, w) in [0, 1] at stored keypoints (B, P, K, 3): x px, y px, confidence.
 
-    stride: pixels a cell. sigma: in cells.
+    Those too uncertain to be drawn in the skeleton leave no trace. stride: pixels a cell. sigma: in cells.
     """
-    return torch.stack([gaussian_heatmaps(people, height, width, stride, sigma) for people in keypoints])
+    drawn = torch.where(keypoints[..., 2:] >= VISIBLE, keypoints, 0.0)
+    return torch.stack([gaussian_heatmaps(people, height, width, stride, sigma) for people in drawn])
 
 
 def noise_of(output: Tensor, noisy: Tensor, alpha: Tensor, prediction_type: str) -> Tensor:

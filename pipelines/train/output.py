@@ -115,31 +115,29 @@ class Grids:
         ).images
         grid = tile(
             [
-                [draw_poses(_people(row), size, size), _pixels(row["image"]), to_uint8(image)]
+                [draw_poses(_people(row), size, size), row["image"].permute(1, 2, 0).numpy(), to_uint8(image)]
                 for row, image in zip(rows, images, strict=True)
             ]
         )
         path = grid_path(self._run, step)
         path.parent.mkdir(exist_ok=True)
-        Image.fromarray(grid).save(path)
         curves.add_grid(grid, step)
+        temporary = path.with_suffix(".tmp")
+        Image.fromarray(grid).save(temporary, format="png")
+        temporary.replace(path)
 
     def _read(self) -> list[dict[str, Any]]:
         """The first samples of the data, as they are."""
         count = self._config.output.grid_samples
         if count == 0:
             return []
-        data = self._config.data
-        shards = iter(PoseShards(self._data, data.size, count, self._config.seed, max_people=data.max_people))
+        data, seed = self._config.data, self._config.seed
+        shards = iter(PoseShards(self._data, data.size, count, seed, max_people=data.max_people, poses=data.poses))
         return [next(shards) for _ in range(count)]
 
 
 def _people(row: dict[str, Any]) -> Float32:
     return np.asarray(row["keypoints"], np.float32)[: int(row["num_people"])]
-
-
-def _pixels(image: torch.Tensor) -> Pixels:
-    return to_uint8(((torch.as_tensor(image) + 1) / 2).permute(1, 2, 0).numpy())
 
 
 def to_uint8(image: NDArray[Any]) -> Pixels:

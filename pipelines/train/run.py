@@ -6,6 +6,7 @@ RUN/checkpoints/        the last few, see `checkpoints`
 RUN/curve.tsv           loss, gradient, speed; the same in RUN/tensorboard
 RUN/grids/00001000.png  skeleton, data and sample, side by side
 RUN/model/              the trained model, a diffusers folder for `HumanSDPipeline`
+RUN/left_out.txt        samples and shards that could not be read, and why
 RUN/report.html         curves and grids on one page
 """
 
@@ -29,7 +30,7 @@ from pipelines.dataset import read_manifest
 from pipelines.detector import DetectorConfig, detector_digests
 from pipelines.store import Store
 from pipelines.train import checkpoints, curves
-from pipelines.train.config import TrainConfig
+from pipelines.train.config import LEFT_OUT, TrainConfig
 from pipelines.train.listing import Part, from_json, list_shards, parse_weight, to_json
 
 MANIFEST: Final = "run.json"
@@ -116,11 +117,13 @@ def run_train(config: TrainConfig, data: Sequence[str], out: str, address: str |
     base, listed, run = _check(config, data, out)
     run.mkdir(parents=True, exist_ok=True)
     with _alone(run):
-        _write_manifest(run, config, _identity(config, base, data), listed)
+        done = (_read_manifest(run) or {}).get("trained", 0)
+        _write_manifest(run, config, _identity(config, base, data), listed, done)
         checkpoints.clean(run)
         for warning in _warnings(config, listed, base):
             say(f"warning: {warning}")
-        if (found := checkpoints.steps(run)) and found[-1] == config.steps and (run / MODEL).is_dir():
+        found = checkpoints.steps(run)
+        if done == config.steps and (run / MODEL).is_dir():
             say(f"trained already: {run / MODEL}")
             return 0
         say(f"training from step {found[-1] if found else 0:,} to {config.steps:,} in {run}")
@@ -134,7 +137,9 @@ def run_train(config: TrainConfig, data: Sequence[str], out: str, address: str |
             return 1
         progress.look()
         (run / FAILED).unlink(missing_ok=True)
-        say(f"done: {run / MODEL}, {write_report(run)}")
+        report = write_report(run)
+        _write_manifest(run, config, _identity(config, base, data), listed, config.steps)
+        say(f"done: {run / MODEL}, {report}")
     return 0
 
 
@@ -149,9 +154,14 @@ def _check(config: TrainConfig, data: Sequence[str], out: str) -> tuple[Checkpoi
         return base, from_json((run / LISTING).read_text(encoding="utf-8")), run
     _detector(config)
     listed = list_shards(data)
-    if run.is_dir() and any(path.name not in (".lock", LISTING) for path in run.iterdir()):
+    if run.is_dir() and any(not _is_beginning(path) for path in run.iterdir()):
         raise UserError(f"--out {out}: holds something else than a training; take another folder")
     return base, listed, run
+
+
+def _is_beginning(path: Path) -> bool:
+    """Whether a file is what a training killed at its very beginning leaves."""
+    return path.name in (".lock", LISTING) or (path.name.startswith(".") and path.suffix == ".new")
 
 
 def _identity(config: TrainConfig, base: Checkpoint, data: Sequence[str]) -> dict[str, Any]:
@@ -189,8 +199,12 @@ def _read_manifest(run: Path) -> dict[str, Any] | None:
     return found
 
 
-def _write_manifest(run: Path, config: TrainConfig, identity: dict[str, Any], listed: Sequence[Part]) -> None:
-    about = json.dumps({"identity": identity, "steps": config.steps, "config": plain(config)}, indent=1)
+def _write_manifest(
+    run: Path, config: TrainConfig, identity: dict[str, Any], listed: Sequence[Part], trained: int
+) -> None:
+    """trained: the steps of the model and the report that lie there; 0 where there are none."""
+    said = {"identity": identity, "steps": config.steps, "trained": trained, "config": plain(config)}
+    about = json.dumps(said, indent=1)
     for name, text in ((LISTING, to_json(listed)), (MANIFEST, about)):
         temporary = run / f".{name}.{os.getpid()}.new"
         temporary.write_text(text, encoding="utf-8")
@@ -254,7 +268,7 @@ def memory(config: TrainConfig, parameters: dict[str, int]) -> dict[str, float]:
     """GiB that weights, gradients, optimizer, average and frozen parts take on a worker's device."""
     gpu = config.compute.gpus_per_worker > 0
     frozen = 2 if gpu and config.compute.dtype == "bfloat16" else 4
-    moments = 2 if config.optimizer.eight_bit and gpu else 8
+    moments = 2 if config.optimizer.eight_bit and gpu and importlib.util.find_spec("bitsandbytes") else 8
     bytes_each = {"weights": 4, "gradients": 4, "optimizer": moments, "average": 4 * bool(config.optimizer.ema_decay)}
     found = {name: parameters["unet"] * each / GIB for name, each in bytes_each.items()}
     found["frozen"] = (parameters["vae"] + parameters["text_encoder"]) * frozen / GIB
@@ -270,9 +284,18 @@ class _Progress:
         points = curves.read(run)
         self._told = points[-1].step if points else 0
         self._when = 0.0
+        self._left_out = len(self._read_left_out())
 
     def look(self) -> None:
-        """Say where the training stands, if that is news."""
+        """Say where the training stands and what could not be read, if that is news."""
+        left_out = self._read_left_out()
+        if len(left_out) > self._left_out:
+            more = len(left_out) - self._left_out
+            self._left_out = len(left_out)
+            self._say(
+                f"cannot be read, other samples take their place: {left_out[-1]}"
+                + (f" ({more - 1:,} more in {self._run / LEFT_OUT})" if more > 1 else "")
+            )
         points = curves.read(self._run)
         if not points or points[-1].step == self._told:
             return
@@ -285,6 +308,12 @@ class _Progress:
             f"step {point.step:,} of {self._steps:,}: loss {point.loss:.4f}, gradient {point.grad_norm:.3f}, "
             f"{point.images_per_second:.1f} images/s, waited for data {point.data_wait:.0f}%, {left / 60:.0f} min left"
         )
+
+    def _read_left_out(self) -> list[str]:
+        try:
+            return (self._run / LEFT_OUT).read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            return []
 
 
 def as_json(plan: Plan) -> dict[str, Any]:

@@ -7,6 +7,7 @@ rows were taken down from, is fetched anew. The copies used longest ago go when 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
@@ -20,6 +21,8 @@ from pipelines.shards import table_name
 from pipelines.store import Store
 from pipelines.train.listing import PATIENCE, ShardRows
 
+FOLDERS_FAULT: Final = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOSPC, errno.EDQUOT)
+"""What a folder that cannot be written, or is full, answers: no fault of a shard's."""
 LIMIT: Final = 50 * 10**9
 """Bytes that the copies of a machine may take."""
 
@@ -58,7 +61,9 @@ class ShardCache:
                 temporary.write_bytes(data)
                 temporary.replace(copy)
                 opened = copy.open("rb")
-        except (PermissionError, NotADirectoryError) as error:
+        except OSError as error:
+            if error.errno not in FOLDERS_FAULT:
+                raise
             raise UserError(f"{self.folder}: {error.strerror}; HUMANSD_CACHE names another folder") from None
         self._evict(copy)
         return opened

@@ -88,7 +88,7 @@ def spread(runs: list[dict[str, Any]], key: str, factor: float, digits: int) -> 
 
 
 def _differences(groups: Mapping[str, list[dict[str, Any]]]) -> list[str]:
-    """How far each loss is above no skeleton, and above the unweighted loss seed by seed."""
+    """How far each loss is from no skeleton and from the rivals, and from the unweighted loss seed by seed."""
     lines = []
     for heat in ("none", "keypoints", "detector"):
         if heat not in groups or "plain" not in groups:
@@ -96,8 +96,19 @@ def _differences(groups: Mapping[str, list[dict[str, Any]]]) -> list[str]:
         gain = np.mean([run["ap"] for run in groups[heat]]) - groups["plain"][0]["ap"]
         verdict = "reached" if gain >= BAR else "missed"
         lines.append(f"- {TITLES[heat]}: AP {100 * gain:+.1f} against no skeleton (bar +{100 * BAR:.0f}: {verdict}).")
+        for other, title in (("plain", "no skeleton"), ("controlnet", "ControlNet"), ("t2i", "T2I-Adapter")):
+            if other in groups:
+                gaps = (_gaps(groups[heat], groups[other] * len(groups[heat]), measure) for measure in MEASURES)
+                lines.append(f"  Seed by seed against {title}: {'; '.join(gaps)}.")
         if heat != "none" and len(groups[heat]) == len(groups["none"]):
-            gaps = [100 * (a["ap"] - b["ap"]) for a, b in zip(groups[heat], groups["none"], strict=True)]
-            told = ", ".join(f"{gap:+.1f}" for gap in gaps)
-            lines.append(f"  Against the unweighted loss, seed by seed: {told}.")
+            gaps = (_gaps(groups[heat], groups["none"], measure) for measure in MEASURES)
+            lines.append(f"  Seed by seed against the unweighted loss: {'; '.join(gaps)}.")
     return lines
+
+
+def _gaps(runs: list[dict[str, Any]], others: list[dict[str, Any]], measure: str) -> str:
+    """A measure's title and its differences, run by run."""
+    title, factor, digits = MEASURES[measure]
+    pairs = [(a[measure], b[measure]) for a, b in zip(runs, others, strict=True)]
+    told = [f"{factor * (a - b):+.{digits}f}" for a, b in pairs if a is not None and b is not None]
+    return f"{title} {', '.join(told) or '-'}"

@@ -57,7 +57,7 @@ def train_rival(kind: Rival, config: TrainConfig, data: Sequence[str], out: Path
     size, channels = config.data.size, parts.vae.config.latent_channels
     cells = size // 2 ** (len(parts.vae.config.block_out_channels) - 1)
     people = config.data.max_people
-    cached = columns_name(config.model, size, people)  # as the runs it is compared with
+    cached = columns_name(resolve(config.model), size, people)  # as the runs it is compared with
     shards = PoseShards(data, size, config.batch_size, config.seed, max_people=people, cached=cached)
     scheduler, times = parts.scheduler, parts.scheduler.config.num_train_timesteps
     no_text = parts.encode_text([""])

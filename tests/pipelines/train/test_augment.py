@@ -7,7 +7,7 @@ import io
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image as Pillow
@@ -93,7 +93,6 @@ def test_left_limbs_keep_their_hues_on_the_persons_own_left(name: str, mirrored:
     np.testing.assert_allclose(moved[0, 10 if mirrored else 9, :2], wrist, atol=1e-4)
 
 
-@settings(deadline=None)
 @given(st.integers(40, 400), st.integers(40, 400), st.integers(0, 10_000), st.data())
 def test_the_crop_keeps_people_in_the_frame(width: int, height: int, seed: int, data: st.DataObject) -> None:
     scale = min(width, height) / SIZE * 0.9

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from pipelines.train import loss
+from pipelines.train.pipeline import draw_poses
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -43,10 +45,12 @@ def test_weights_peak_on_the_joints(column: int, row: int, sigma: float) -> None
     assert (weight == 1).float().mean() > 0.5  # the ground counts once
 
 
-def test_an_unseen_joint_weighs_nothing() -> None:
+@pytest.mark.parametrize(("confidence", "counts"), [(0.0, False), (0.019, False), (0.02, True)])
+def test_a_joint_weighs_where_the_skeleton_shows_it(confidence: float, counts: bool) -> None:
     keypoints = torch.full((1, 1, 17, 3), 8.0)
-    keypoints[..., 2] = 0
-    assert not loss.keypoint_heat(keypoints, 4, 4, 4, 1.0).any()
+    keypoints[..., 2] = confidence
+    assert loss.keypoint_heat(keypoints, 4, 4, 4, 1.0).any() == counts
+    assert draw_poses(keypoints[0].numpy(), 16, 16).any() == counts
 
 
 def test_faint_heat_is_none() -> None:

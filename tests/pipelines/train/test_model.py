@@ -30,7 +30,7 @@ def tiny_unet(seed: int, channels: int) -> UNet2DConditionModel:
     ).eval()
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, 2**31), st.sampled_from([4, 8]), st.integers(0, 999), st.floats(0.01, 1e4))
 def test_a_grown_unet_begins_as_its_base_whatever_the_skeleton(
     seed: int, channels: int, time: int, scale: float

@@ -43,7 +43,7 @@ def test_windows_bound_what_a_worker_holds() -> None:
     assert len({rows_at(order, local)[0] for local in range(30)}) == 3
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.floats(0.001, 1000), min_size=1, max_size=5), st.integers(0, 9), st.integers(0, 3 * BLOCK - 1))
 def test_the_mix_counts_and_finds_its_places(weights: list[float], seed: int, position: int) -> None:
     mix = Mix(weights, seed)
@@ -62,7 +62,6 @@ def test_each_dataset_is_gone_through_without_a_gap() -> None:
         assert turns == list(range(len(turns)))
 
 
-@settings(deadline=None)
 @given(
     st.sampled_from([(4, 1), (4, 2), (4, 4), (6, 3), (6, 2), (1, 1)]),
     st.integers(1, 5),

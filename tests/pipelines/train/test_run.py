@@ -122,10 +122,42 @@ def test_train_sample_and_go_on(cluster: str, ghi: Path, tmp_path: Path, capsys:
     assert "trained already" in capsys.readouterr().err
     assert cli.main([*given, "--set", "steps=5"]) == 0
     assert [point.step for point in curves.read(out)] == [1, 2, 3, 4, 5]
+
+    manifest = json.loads((out / "run.json").read_text())  # as a kill after the last checkpoint leaves it
+    (out / "run.json").write_text(json.dumps(manifest | {"trained": 4}))
+    (out / "report.html").unlink()
+    assert cli.main([*given, "--set", "steps=5"]) == 0
+    assert "done: " in capsys.readouterr().err
+    assert (out / "report.html").is_file()
+    assert json.loads((out / "run.json").read_text()) == manifest
+
     assert cli.main([*given, "--set", "steps=5", "--set", "seed=1"]) == 2
     assert "seed: 0 -> 1" in capsys.readouterr().err
     assert cli.main(given) == 2
     assert "steps: 5 -> 4" in capsys.readouterr().err
+
+
+def test_what_a_kill_at_the_very_beginning_leaves_is_no_hindrance(
+    ghi: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / ".run.json.1234.new").write_text("{")
+    assert cli.main(["train", "--data", str(ghi), "--out", str(out), *SETS, "--dry-run", "--json"]) == 0
+    (out / "mine.txt").write_text("")
+    assert cli.main(["train", "--data", str(ghi), "--out", str(out), *SETS, "--dry-run"]) == 2
+    assert "holds something else" in capsys.readouterr().err
+
+
+def test_what_cannot_be_read_is_told(tmp_path: Path) -> None:
+    said: list[str] = []
+    progress = run._Progress(tmp_path, load_config(TrainConfig, "mini", folder="train"), said.append)
+    progress.look()
+    with (tmp_path / "left_out.txt").open("a") as file:
+        file.write("a: gone\nb: cut off\n")
+    progress.look()
+    progress.look()
+    assert said == [f"cannot be read, other samples take their place: b: cut off (1 more in {tmp_path}/left_out.txt)"]
 
 
 def test_two_at_once_are_refused(ghi: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,12 +13,14 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.config import UserError
 from pipelines.store import Store
 from pipelines.takedown import take_down
 from pipelines.taken import Entry
 from pipelines.train.data import PoseShards
 from pipelines.train.listing import ShardRows, list_shards
 from pipelines.train.shard_cache import ChangedShardError, ShardCache
+from tests.pipelines.disks import small_disk
 from tests.pipelines.small_dataset import write_dataset
 
 
@@ -45,6 +47,15 @@ def files(folder: Path, count: int, size: int = 1000) -> tuple[CountedStore, lis
 
 def copies(folder: Path) -> set[str]:
     return {path.stem for path in folder.glob("*.parquet")}
+
+
+def test_a_full_disk_is_told_and_is_no_fault_of_the_shard(tmp_path: Path) -> None:
+    store, shards = files(tmp_path / "far", 1, 200_000)
+    with (
+        small_disk(tmp_path / "near", "64k") as near,
+        pytest.raises(UserError, match="No space left on device; HUMANSD_CACHE names another folder"),
+    ):
+        ShardCache(near / "shards").open(store, *shards[0])
 
 
 def test_a_shard_is_fetched_once_however_many_ask_at_once(tmp_path: Path) -> None:
@@ -91,6 +102,7 @@ def test_a_kill_while_fetching_leaves_nothing_in_the_way(tmp_path: Path) -> None
     code = f"""
 import time
 from pathlib import Path
+from pipelines.config import UserError
 from pipelines.store import Store
 from pipelines.train.listing import ShardRows
 from pipelines.train.shard_cache import ShardCache

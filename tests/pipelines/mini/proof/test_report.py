@@ -19,7 +19,9 @@ def test_each_kind_has_a_line_and_each_loss_a_verdict() -> None:
     text = as_text(groups, 300)
     assert "| HumanSD, unweighted loss | 3 | 30.0 [28.0, 32.0] |" in text
     assert "the paper's): AP +21.0 against no skeleton (bar +20: reached)" in text
-    assert "seed by seed: +3.0, -1.0, +1.0" in text
+    unweighted = "AP ↑ +3.0, -1.0, +1.0; PCE ↓ +0.00, +0.00, +0.00; CLIPSIM ↑ +0.00, +0.00, +0.00"
+    assert f"Seed by seed against the unweighted loss: {unweighted}." in text
+    assert "Seed by seed against T2I-Adapter: AP ↑ +8.0, +10.0, +12.0; PCE" in text
     assert "| T2I-Adapter | 1 | 20.0 | 0.50 | 31.00 | 0.40 | - |" in text
     assert "keypoints" not in text
 

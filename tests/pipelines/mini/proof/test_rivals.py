@@ -48,7 +48,7 @@ def test_gradients_reach_the_network_beside_the_unet_and_not_the_unet(kind: Riva
 @pytest.mark.parametrize("kind", RIVAL_KINDS)
 def test_a_trained_one_is_drawn_from_by_the_evaluation(kind: Rival, tmp_path: Path) -> None:
     write_dataset(tmp_path / "data", 1)
-    name = columns_name(ModelConfig(), 64)
+    name = columns_name(resolve(ModelConfig()), 64)
     add_columns(tmp_path / "data", Annotation("pipelines.train.cache:Latents", name, {"model": "mini", "size": 64}))
     # fast enough to show in whole pixels
     fast = ["steps=4", "batch_size=4", "optimizer.warmup_steps=0", "optimizer.learning_rate=0.01"]
