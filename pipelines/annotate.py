@@ -18,6 +18,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
+import tempfile
 import time
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
@@ -31,7 +32,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from detectors.types import Person
-from pipelines import columns, follow, record
+from pipelines import columns, follow, preflight, record
 from pipelines.config import UserError, identity_of_values
 from pipelines.images import decode_image
 from pipelines.job import Job, JobReport, Runtime
@@ -89,6 +90,7 @@ def compose(out: str, annotation: Annotation, shards: range | None = None) -> tu
     own = columns.folder(source, annotation.name)
     make_work = MakeAnnotateWork(source.url, annotation, str(Path.cwd()))
     named = {"dataset": manifest.identity_hash, **_identity(annotation, make_work.find())}
+    make_work = replace(make_work, code=make_work.read_code())
     job = Job(
         out=own.url,
         source=columns.SOURCE,
@@ -112,6 +114,7 @@ def run_annotate(out: str, annotation: Annotation, runtime: Runtime, shards: ran
     from pipelines.engine import run_job
 
     job, make_work = compose(out, annotation, shards)
+    make_work = replace(make_work, gpu=runtime.num_gpus > 0)
     return run_job(job, make_work, replace(runtime, threads=annotation.threads))
 
 
@@ -147,11 +150,17 @@ def _identity(annotation: Annotation, found: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class MakeAnnotateWork:
-    """Builds the work on a worker. folder: where the user's own module may lie, beside the places Python knows."""
+    """Builds the work on a worker.
+
+    folder: where the user's own module may lie, beside the places Python knows. code: what it says, if it is a single
+    file there, for machines that have not got that file. gpu: whether the machine must have one that works.
+    """
 
     source: str
     annotation: Annotation
     folder: str
+    code: str | None = None
+    gpu: bool = False
 
     def find(self) -> Any:
         """Return the function or class that is named. Raises UserError where there is none, or its arguments differ."""
@@ -159,12 +168,14 @@ class MakeAnnotateWork:
         module, colon, name = fn.partition(":")
         if not (colon and module and name.isidentifier()):
             raise UserError(f"--fn {fn}: must be module:function, for example pipelines.annotate:Poses")
-        if self.folder not in sys.path:
-            sys.path.append(self.folder)
+        self._let_import()
         try:
             found = getattr(importlib.import_module(module), name)
         except ModuleNotFoundError as error:
-            raise UserError(f"--fn {fn}: {error}; your own module must lie in the folder you run this in") from None
+            raise UserError(
+                f"--fn {fn}: {error}; your own module must lie in the folder you run this in, and on a cluster what is "
+                "not a single file must lie in that folder of every machine"
+            ) from None
         except Exception as error:  # the user's module runs here for the first time
             raise UserError(f"--fn {fn}: {type(error).__name__}: {error}") from error
         if not callable(found):
@@ -178,8 +189,32 @@ class MakeAnnotateWork:
             raise UserError(f"--fn {fn}: {error}; give arguments with --arg KEY=VALUE") from None
         return found
 
+    @property
+    def _file(self) -> Path:
+        """Where the user's own module lies, if it is a single file."""
+        return Path(self.folder, self.annotation.fn.partition(":")[0] + ".py")
+
+    def read_code(self) -> str | None:
+        """Return what `code` is to be, once `find` has imported the module."""
+        file = getattr(sys.modules[self.annotation.fn.partition(":")[0]], "__file__", None)
+        if file is None or Path(file).resolve() != self._file.resolve():
+            return None
+        return self._file.read_text(encoding="utf-8")
+
+    def _let_import(self) -> None:
+        """Add the folder of the user's module to those Python knows, or a new one with the code that came along."""
+        if self.code is None or (self._file.is_file() and self._file.read_text(encoding="utf-8") == self.code):
+            if self.folder not in sys.path:
+                sys.path.append(self.folder)
+        elif self._file.stem not in sys.modules:
+            folder = tempfile.mkdtemp(prefix="humansd-")
+            Path(folder, self._file.name).write_text(self.code, encoding="utf-8")
+            sys.path.insert(0, folder)
+
     def __call__(self) -> AnnotateWork:
-        """Find the function, or build the class."""
+        """Find the function, or build the class. Raises UserError where it cannot be had on this machine."""
+        if self.gpu:
+            preflight.require_gpu()
         found = self.find()
         fn: Any = found(**self.annotation.arguments) if inspect.isclass(found) else found
         return AnnotateWork(Store(self.source), fn, self.annotation.batch_size)

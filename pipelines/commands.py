@@ -199,7 +199,7 @@ def ghi(
 
 def status(
     out: options.Dataset,
-    watch: Annotated[bool, typer.Option("--watch", help="Look again every few seconds until it is complete.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Look again every few seconds until all is made.")] = False,
     json: options.Json = False,
 ) -> int:
     """Where a dataset stands: shards, accept rate, reasons, speed, cost, and what is short or failed."""
@@ -213,7 +213,7 @@ def status(
             if watch:
                 typer.echo("\x1b[2J\x1b[H", nl=False)
             print(reader.as_text(found), flush=True)
-        if not watch or found.complete:
+        if not watch or found.over:
             return 1 if found.short or found.failed else 0
         time.sleep(5)
 

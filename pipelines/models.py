@@ -9,6 +9,7 @@ from typing import Final
 
 from detectors import weights
 from pipelines import checkpoint
+from pipelines.card import MODEL_LICENCES
 from pipelines.config import UserError, load_config
 from pipelines.ghi.config import GhiConfig
 
@@ -69,7 +70,7 @@ def _diffusion(name: str) -> Model:
     if config.id == checkpoint.MINI:
         state = "bundled" if checkpoint.MINI_FOLDER.is_dir() else "missing"
         return Model(name, "diffusion", state, "", "Apache-2.0; trained on figures this project draws")
-    return Model(name, "diffusion", _hub_state(config), config.id, "see its page on huggingface.co")
+    return Model(name, "diffusion", _hub_state(config), config.id, MODEL_LICENCES[config.id][1])
 
 
 def _hub_state(config: checkpoint.ModelConfig) -> str:

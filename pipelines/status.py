@@ -73,6 +73,12 @@ class Status:
         """Whether every slot of every shard is filled."""
         return self.shards_done == self.shards and not (self.growing or self.short or self.failed)
 
+    @property
+    def over(self) -> bool:
+        """Whether nothing more comes of itself: complete, or all is made or has failed and nobody works on it."""
+        made = self.shards_done + len(self.failed) == self.shards and not self.growing
+        return self.complete or (made and not self.drivers)
+
 
 def read_status(out: str) -> Status:
     """Read a dataset's state. Raises UserError where `out` is no dataset."""

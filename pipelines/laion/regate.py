@@ -16,7 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from detectors.types import Detector
-from pipelines import dataset, follow, lease, record, shards
+from pipelines import dataset, follow, lease, preflight, record, shards
 from pipelines.config import UserError, difference, identity, of_kind, restore
 from pipelines.dataset import Manifest, Standing
 from pipelines.detector import check_detector, detector_digests, load_pinned
@@ -205,9 +205,12 @@ class MakeRegateWork:
         import torch
 
         torch.set_num_threads(self.config.score.threads)
+        if self.still.people:
+            return RegateWork(self, None)
         device = "cuda" if self.config.gpus_per_worker > 0 else "cpu"
-        detector = None if self.still.people else load_pinned(self.config.detector, device, self.named)
-        return RegateWork(self, detector)
+        if device == "cuda":
+            preflight.require_gpu()
+        return RegateWork(self, load_pinned(self.config.detector, device, self.named))
 
 
 class RegateWork:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -218,6 +220,56 @@ def test_what_cannot_run_is_said_before_it_runs(out: Path, fn: str, arguments: d
     with pytest.raises(UserError, match=message):
         compose(str(out), Annotation(fn, "new", arguments))
     assert not (out / "columns").exists()
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A module of the user's own, in the folder that the command is run in; what it imports is forgotten at the end."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "my_captions", raising=False)
+    file = tmp_path / "here" / "my_captions.py"
+    file.write_text("def twice(rows):\n    return {'twice': [2 * row.caption for row in rows]}\n", encoding="utf-8")
+    return file
+
+
+def on_another_machine(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From here on this process has neither the file nor the module."""
+    sys.path.remove(str(own.parent))
+    for name in [name for name in sys.modules if name.startswith("my_captions")]:
+        monkeypatch.delitem(sys.modules, name)
+    own.unlink()
+
+
+def test_a_module_of_ones_own_travels(own: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, make_work = compose(str(out), Annotation("my_captions:twice", "new"))
+    on_another_machine(own, monkeypatch)
+    table = make_work()(ShardContext(ShardTask(0, 0, SHARD, 1))).table
+    captions = open_dataset(str(out)).table(["caption"])["caption"].to_pylist()[: table.num_rows]
+    assert table["twice"].to_pylist() == [2 * caption for caption in captions]
+
+
+def test_a_package_of_ones_own_must_be_there(own: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (own.parent / "my_captions").mkdir()
+    own = own.rename(own.parent / "my_captions" / "__init__.py")
+    _, make_work = compose(str(out), Annotation("my_captions:twice", "new"))
+    assert make_work.code is None
+    sys.path.remove(str(own.parents[1]))
+    monkeypatch.delitem(sys.modules, "my_captions")
+    own.unlink()
+    own.parent.rmdir()
+    with pytest.raises(UserError, match=r"No module named 'my_captions'.*folder of every machine"):
+        make_work()
+
+
+def test_a_gpu_that_is_not_there_is_said(out: Path) -> None:
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    _, make_work = compose(str(out), Annotation(f"{HERE}:sizes", "new"))
+    with pytest.raises(UserError, match=r"gpus_per_worker is above 0, but .* NVIDIA driver"):
+        replace(make_work, gpu=True)()
 
 
 def test_bad_names_and_places_are_refused(out: Path, tmp_path: Path) -> None:

@@ -273,6 +273,8 @@ def test_status_and_its_exit_code(out: str, tmp_path: Path, capsys: pytest.Captu
     write_dataset(tmp_path / "whole", 1)
     assert run("status", str(tmp_path / "whole"), "--watch", "--json") == 0
     assert json.loads(capsys.readouterr().out)["complete"] is True
+    write_dataset(tmp_path / "short", 2)
+    assert run("status", str(tmp_path / "short"), "--watch", "--json") == 1  # nobody works on it: it stays short
 
 
 def test_damage_is_found_and_dropped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -280,7 +280,8 @@ def test_progress_is_among_the_metrics_that_ray_exports(machines: Machines, shif
     driver = start(out, machines.address, **shift.options)
     shift.wait_for(2, driver)
     names = {f"ray_humansd_{name}" for name in METRICS}
-    assert names == set(re.findall(r"`(ray_humansd_\w+)`", (ROOT / "README.md").read_text()))
+    documented = (ROOT / "pipelines" / "cluster" / "README.md").read_text(encoding="utf-8")
+    assert names == set(re.findall(r"`(ray_humansd_\w+)`", documented))
     found = wait_for(lambda: seen if (seen := machines.metrics(out)).keys() == names else None, driver)
     assert found["ray_humansd_shards_done"] == 0
     shift.go()

@@ -25,6 +25,7 @@ def test_every_model_is_listed_once_with_its_licence(cache: Path) -> None:
     assert len(set(names)) == len(names)
     assert {*DIFFUSION, *(one.name for one in weights.CHECKPOINTS)} == set(names)
     assert all(model.licence for model in models)
+    assert {model.licence for model in models if model.name in ("sd21", "sdxl")} == {"CreativeML Open RAIL++-M"}
     assert all(model.source for model in models if model.state != "bundled" and not model.name.startswith("mini"))
 
 

@@ -37,6 +37,7 @@ def test_a_dataset_tells_where_it_stands(out: str) -> None:
     assert status.drivers == ()
     assert status.eta_seconds is None
     assert not status.complete
+    assert not status.over
     files = [path for folder in shards.FOLDERS for path in Path(out, folder).iterdir()]
     assert status.bytes == sum(path.stat().st_size for path in files)
     assert status.worker_images_per_second == pytest.approx(18 / 6)
@@ -66,6 +67,8 @@ def test_failed_shards_are_named_until_they_are_made(tmp_path: Path) -> None:
         report = json.dumps({"error": error, "traceback": "…"})
         (out / "failed" / f"{shard:08d}.json").write_text(report, encoding="utf-8")
     status = read_status(str(out))
+    assert status.over
+    assert not status.complete
     assert status.failed == {1: "OutOfMemoryError: 3 GB too few"}
     assert "failed     shard 1: OutOfMemoryError: 3 GB too few" in as_text(status)
 
@@ -73,9 +76,12 @@ def test_failed_shards_are_named_until_they_are_made(tmp_path: Path) -> None:
 def test_a_driver_at_work_is_seen(tmp_path: Path) -> None:
     out = tmp_path / "out"
     write_dataset(out, 1, n=2 * SHARD)
+    (out / "failed").mkdir()
+    (out / "failed" / "00000001.json").write_text("{}", encoding="utf-8")
     held = lease.acquire(Store(str(out)), range(2), lease.new_run())
     try:
         assert len(read_status(str(out)).drivers) == 1
+        assert not read_status(str(out)).over  # it may try again
         assert "at work: process" in as_text(read_status(str(out)))
     finally:
         held.close()

@@ -14,6 +14,10 @@ from typing import Any
 import pytest
 import yaml
 
+from detectors import names
+from pipelines.config import load_config
+from pipelines.ghi.config import GhiConfig
+
 ROOT = Path(__file__).resolve().parents[3]
 FOLDER = ROOT / "pipelines" / "cluster"
 DOCKERFILE = (FOLDER / "Dockerfile").read_text(encoding="utf-8")
@@ -99,6 +103,18 @@ def test_the_kubernetes_job_has_what_it_needs() -> None:
     assert cluster["enableInTreeAutoscaling"] is True
     assert cluster["headGroupSpec"]["serviceType"] == "ClusterIP"
     assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+    detector = load_config(GhiConfig, re.findall(r"--config (\w+)", spec["entrypoint"])[0]).detector.name
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):  # wherever a detector is loaded or checked
+        pod = group["template"]["spec"]
+        [fetch], [container] = pod["initContainers"], pod["containers"]
+        assert fetch["command"][:3] == ["humansd", "models", "fetch"]
+        assert "+".join(name.removesuffix(names.SUFFIX) for name in fetch["command"][3:]) == detector
+        for key in ("image", "env", "volumeMounts"):
+            assert fetch[key] == container[key]
+        cache = next(one["value"] for one in fetch["env"] if one["name"] == "HUMANSD_CACHE")
+        [mount] = [one["name"] for one in fetch["volumeMounts"] if cache.startswith(one["mountPath"] + "/")]
+        assert "hostPath" in next(volume for volume in pod["volumes"] if volume["name"] == mount)
+        assert fetch["resources"]["requests"] == fetch["resources"]["limits"]
     groups = {group["groupName"]: group for group in cluster["workerGroupSpecs"]}
     for name, group in groups.items():
         pod = group["template"]["spec"]
@@ -137,11 +153,11 @@ def test_the_image_names_the_driver_that_its_torch_needs() -> None:
     assert f'humansd.min-driver="{DRIVERS[int(major)]}"' in DOCKERFILE
 
 
-def run_array(tasks: int, folder: Path, python: Path) -> list[subprocess.CompletedProcess[str]]:
+def run_array(tasks: int, folder: Path, python: Path, *more: str) -> list[subprocess.CompletedProcess[str]]:
     """Run the script as it is, once for each task of an array; its jobs are dry runs."""
     given = {"CONFIG": str(folder / "five.toml"), "OUT": str(folder / "out"), "PATH": f"{python}:{os.environ['PATH']}"}
     (folder / "five.toml").write_text("n = 42\nshard_size = 10\n", encoding="utf-8")
-    command = ["bash", str(FOLDER / "array.sh"), "--dry-run", "--json"]
+    command = ["bash", str(FOLDER / "array.sh"), "--dry-run", "--json", *more]
     done = []
     for task in range(10, 10 + tasks):
         slurm = {"SLURM_ARRAY_TASK_ID": task, "SLURM_ARRAY_TASK_MIN": 10, "SLURM_ARRAY_TASK_COUNT": tasks}
@@ -156,12 +172,22 @@ def test_two_slurm_tasks_share_five_shards(tmp_path: Path) -> None:
     assert [one["slots"] for one in told] == [20, 22]
 
 
+def test_what_the_array_is_given_counts_in_its_shards(tmp_path: Path) -> None:
+    told = [json.loads(one.stdout) for one in run_array(2, tmp_path, Path(sys.executable).parent, "--n", "90")]
+    assert [one["slots"] for one in told] == [40, 50]
+
+
+def test_an_array_whose_shards_cannot_be_counted_fails(tmp_path: Path) -> None:
+    with pytest.raises(subprocess.CalledProcessError):
+        run_array(1, tmp_path, Path(sys.executable).parent, "--n", "none")
+
+
 @pytest.mark.parametrize("tasks", [1, 3, 5, 7])
 def test_a_slurm_array_makes_every_shard_once(tasks: int, tmp_path: Path) -> None:
     stub = tmp_path / "python"
     stub.write_text("""#!/bin/sh\ncase "$*" in *--shards*) echo "$*";; *) echo '{"slots": 42, "shards": 5}';; esac\n""")
     stub.chmod(0o755)
     told = " ".join(one.stdout for one in run_array(tasks, tmp_path, tmp_path))
-    ranges = [range(int(start), int(stop)) for start, stop in re.findall(r"--shards (\d+):(\d+) ", told)]
+    ranges = [range(int(start), int(stop)) for start, stop in re.findall(r"--shards (\d+):(\d+)", told)]
     assert len(ranges) == min(tasks, 5)
     assert sorted(shard for one in ranges for shard in one) == list(range(5))

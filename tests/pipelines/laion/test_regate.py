@@ -13,6 +13,7 @@ from pipelines import dataset
 from pipelines.config import UserError
 from pipelines.laion.clean import clean
 from pipelines.laion.job import run_laion
+from pipelines.laion.regate import MakeRegateWork, Still
 from pipelines.regate import as_text, plan_regate, run_regate
 from pipelines.status import read_status
 from pipelines.takedown import take_down
@@ -101,6 +102,16 @@ def test_mistakes_say_what_to_do(made: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"1 of 2 shards are there.*humansd laion"):
         plan_regate(str(source), to, overrides=OTHER)
     assert not Path(to).exists()
+
+
+def test_a_gpu_that_is_not_there_is_said(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    asked = config("gpus_per_worker=1")
+    with pytest.raises(UserError, match=r"gpus_per_worker is above 0, but .* NVIDIA driver"):
+        MakeRegateWork(str(tmp_path), asked, {}, Still(people=False, usable=False))()
+    MakeRegateWork(str(tmp_path), asked, {}, Still(people=True, usable=False))()  # it looks at nothing
 
 
 def test_a_shard_that_was_closed_too_short_is_not_made_longer(made: Path, tmp_path: Path) -> None:
