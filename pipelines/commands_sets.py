@@ -39,7 +39,7 @@ def register_detectors(app: typer.Typer, evaluate: typer.Typer) -> None:
     """Add the commands that run pose detectors on images, and `evaluate detector`."""
     app.command(
         epilog=examples(
-            "humansd detect photos/ --model mini-pose --out poses",
+            "humansd detect photos/ --model rtmdet-s+rtmpose-m --out poses",
             "humansd detect 'art/**/*.png' more.parquet --out poses --overlays",
             "humansd detect ghi --set detector.flip_test=true --out poses --json",
         )
@@ -132,10 +132,12 @@ def evaluate_detector(
 
 def _load(model: str, batch_size: int, device: str | None, set_: list[str] | None) -> tuple[Detector, dict[str, str]]:
     """Load a detector, and what decides what it finds. Raises UserError where it cannot be had."""
-    from pipelines.detector import detector_digests, load
+    from pipelines.detector import detector_digests, drawn_only, load
 
     asked = [f"detector.name={model}", f"detector.batch_size={batch_size}", *(set_ or [])]
     config = load_config(Given, None, asked).detector
+    if note := drawn_only(config.name):
+        options.say(f"note: {note}")
     digests = detector_digests(config)
     settings = {f"detector.{name}": value for name, value in of_kind(config, "identity").items()}
     return load(config, device or _device()), {**settings, **digests}

@@ -57,6 +57,13 @@ def check_detector(config: DetectorConfig) -> None:
         raise UserError(f"detector.name={config.name}: {error}") from error
 
 
+def drawn_only(name: str) -> str | None:
+    """What a user should know who shows photographs or art to a detector; None where it is trained on them."""
+    if not name.startswith("mini-"):
+        return None
+    return f"{name} knows drawn figures only; for photographs and art take rtmdet-s+rtmpose-m (humansd models fetch)"
+
+
 def detector_digests(config: DetectorConfig) -> dict[str, str]:
     """Return what decides what a detector finds, `detector.…` → SHA-256: its checkpoints and what its configs say.
 

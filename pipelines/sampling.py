@@ -84,8 +84,9 @@ class Sampler:
     def _place(self) -> None:
         pipe, vae = self._pipe, self._pipe.vae
         pipe.to(self.device)
-        # SDXL's VAE overflows in half precision: its config asks for float32 there.
-        if vae.dtype == torch.float16 and vae.config.force_upcast:
+        # SDXL's VAE overflows in half precision: its config asks for float32 there. Those of SD 1.x and 2.x do not, and
+        # have no such key, which diffusers takes for a yes.
+        if self.family == "sdxl" and vae.dtype == torch.float16 and vae.config.force_upcast:
             vae.to(torch.float32)
         if self.family == "sdxl":
             vae.enable_slicing()  # 1024 px images one at a time: a batch would need tens of GB

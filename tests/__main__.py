@@ -16,6 +16,8 @@ ROOT = Path(__file__).resolve().parent.parent
 BROWSER = ["chromium", "chromedriver"]
 INSTALL_IT = "apt-get install chromium chromium-driver"
 UV_RUN = ["uv", "run", "--frozen", "--all-extras", "--group", "dev"]
+PARALLEL = ["--numprocesses", "2", "--dist", "loadfile"]
+"""Two processes, a file at a time: what a file's tests share is made once."""
 
 
 def missing_tools() -> list[str]:
@@ -51,7 +53,7 @@ def main(pytest_arguments: list[str]) -> int:
         ("lint", [*UV_RUN, "ruff", "check"]),
         ("format", [*UV_RUN, "ruff", "format", "--check"]),
         ("types", [*UV_RUN, "mypy"]),
-        ("tests", [*UV_RUN, "pytest", *pytest_arguments]),
+        ("tests", [*UV_RUN, "pytest", *PARALLEL, *pytest_arguments]),
     ]
     for title, command in checks:
         code = run(title, command)

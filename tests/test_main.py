@@ -39,7 +39,8 @@ def test_every_check_runs_and_arguments_go_to_pytest(runner: Runner) -> None:
     assert checks.main(["-k", "sheet"]) == 0
     assert all(command[:3] == ["uv", "run", "--frozen"] and "--all-extras" in command for command in runner.commands)
     tools = [command[len(checks.UV_RUN) :] for command in runner.commands]
-    assert tools == [["ruff", "check"], ["ruff", "format", "--check"], ["mypy"], ["pytest", "-k", "sheet"]]
+    pytest_command = ["pytest", *checks.PARALLEL, "-k", "sheet"]
+    assert tools == [["ruff", "check"], ["ruff", "format", "--check"], ["mypy"], pytest_command]
 
 
 def test_the_first_failure_ends_it(runner: Runner, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,16 +5,17 @@ Importing this loads neither torch nor Ray; running the job does.
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.checkpoint import Checkpoint, resolve
+from pipelines.checkpoint import MINI, Checkpoint, resolve
 from pipelines.clip import ClipCheckpoint, ClipScorer, resolve_clip
 from pipelines.config import UserError, identity, plain
-from pipelines.detector import check_detector, detector_digests, load_pinned
+from pipelines.detector import check_detector, detector_digests, drawn_only, load_pinned
 from pipelines.ghi.config import GhiConfig
 from prompts.grammar import Grammar, copy_grammar, load_grammar
 
@@ -136,6 +137,8 @@ def compose(config: GhiConfig, out: str, shards: range | None = None) -> tuple[J
     from pipelines.job import Job
 
     make_work = prepare(config)
+    if config.model.id != MINI and (note := drawn_only(config.detector.name)):
+        print(f"note: detector.name={note}", file=sys.stderr, flush=True)
     clip = make_work.clip.pinned if make_work.clip else None
     named, hashed = identity_of(
         config, make_work.grammar_digest, make_work.checkpoint, make_work.detector_digests, clip

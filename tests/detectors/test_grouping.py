@@ -52,7 +52,7 @@ def maps_of(people: Tensor, seed: int, noise: float = 0.1, tags_each: int = 1) -
 
 
 @given(st.integers(0, 2**20), st.integers(0, 9), st.booleans(), st.sampled_from((1, 2)))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_people_apart_come_back_as_they_were(seed: int, number: int, udp: bool, tags_each: int) -> None:
     people = crowd(seed, number)
     if not number:
@@ -70,7 +70,7 @@ def test_people_apart_come_back_as_they_were(seed: int, number: int, udp: bool, 
 
 
 @given(st.integers(0, 2**20))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_a_hidden_keypoint_is_a_guess_and_lowers_the_score(seed: int) -> None:
     people = crowd(seed, 4, hidden=0.3)
     heat, tags = maps_of(people, seed)
@@ -133,7 +133,7 @@ def test_between_two_people_as_near_the_nearer_is_taken() -> None:
 
 
 @given(st.integers(0, 2**20), st.sampled_from((1, 2)))
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 def test_crowds_are_grouped_as_mmpose_groups_them(seed: int, tags_each: int) -> None:
     codecs = pytest.importorskip("mmpose.codecs")
     grouping = Grouping(udp=False, shift=0.5)

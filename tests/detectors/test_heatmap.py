@@ -41,7 +41,7 @@ def keypoints_at(places: list[tuple[float, float]]) -> torch.Tensor:
 
 
 @given(st.lists(st.tuples(coordinate, coordinate), min_size=1, max_size=17), st.sampled_from((1, 2, 4)))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_encoded_keypoints_decode_to_where_they_were(places: list[tuple[float, float]], stride: int) -> None:
     heat = gaussian_heatmaps(keypoints_at(places), 64 // stride, 64 // stride, stride, sigma=1.2)
     scores, cells = find_peaks(heat[None], limit=1)
@@ -52,7 +52,7 @@ def test_encoded_keypoints_decode_to_where_they_were(places: list[tuple[float, f
 
 
 @given(coordinate, st.sampled_from((1.0, 2.0, 3.5)))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_cells_and_pixels_are_inverse(value: float, stride: float) -> None:
     place = torch.tensor(value)
     assert float(to_pixels(to_cells(place, stride), stride)) == pytest.approx(value, abs=1e-4)
@@ -88,7 +88,7 @@ def test_a_peak_on_the_border_stays_in_the_picture() -> None:
 
 
 @given(st.lists(st.tuples(coordinate, coordinate), min_size=17, max_size=17))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_mirrored_keypoints_have_mirrored_heatmaps(places: list[tuple[float, float]]) -> None:
     points = keypoints_at(places)
     heat = gaussian_heatmaps(points, 64, 64)

@@ -25,7 +25,7 @@ def read(content: Any, indent: int | None = None, ascii: bool = True) -> Annotat
     return AnnotationFile(json.dumps(content, indent=indent, ensure_ascii=ascii).encode(), "x.json")
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # on a busy machine
+@settings(suppress_health_check=[HealthCheck.too_slow])  # on a busy machine
 @given(
     st.lists(st.tuples(IDS, EXTRAS), max_size=4, unique_by=lambda pair: pair[0]),
     st.lists(st.tuples(IDS, EXTRAS), max_size=5),

@@ -47,6 +47,7 @@ def test_a_folder(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     told = capsys.readouterr()
     assert json.loads(told.out)["unusable"] == {str(photos / "broken.png"): "broken"}
     assert "broken: " in told.err
+    assert "mini-pose knows drawn figures only" in told.err
     found = poses(out)
     assert list(found["key"]) == [str(photos / n) for n in ("0.png", "1.png", "more/2.png", "turned.jpg")]
     assert list(found["num_people"]) == [1, 2, 3, 1]

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.duplicates import near_duplicates
@@ -21,7 +21,6 @@ def clustered(draw: st.DrawFn) -> list[int]:
     return found
 
 
-@settings(deadline=None)
 @given(clustered(), st.integers(0, 8))
 def test_the_same_as_comparing_all_with_all(hashes: list[int], distance: int) -> None:
     expected: list[int | None] = []

@@ -64,7 +64,7 @@ def _sdxl(tokenizer: CLIPTokenizer) -> StableDiffusionXLPipeline:
         projection_class_embeddings_input_dim=6 * 8 + 24,
     )
     return StableDiffusionXLPipeline(
-        vae=_vae(force_upcast=True),
+        vae=_vae(),
         text_encoder=_text_encoder(CLIPTextModel),
         text_encoder_2=_text_encoder(CLIPTextModelWithProjection, hidden_act="gelu", projection_dim=24),
         tokenizer=tokenizer,
@@ -102,7 +102,7 @@ def _unet(**options: Any) -> UNet2DConditionModel:
     return UNet2DConditionModel(**settings | options)
 
 
-def _vae(force_upcast: bool = False) -> AutoencoderKL:
+def _vae() -> AutoencoderKL:
     return AutoencoderKL(
         block_out_channels=(8, 8),
         norm_num_groups=4,
@@ -110,7 +110,6 @@ def _vae(force_upcast: bool = False) -> AutoencoderKL:
         up_block_types=("UpDecoderBlock2D",) * 2,
         latent_channels=4,
         sample_size=SIZE,
-        force_upcast=force_upcast,
     )
 
 

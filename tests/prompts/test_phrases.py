@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from prompts.phrases import Bits, Part, Phrase, article, content_words, right_articles, spell_out
@@ -77,7 +77,6 @@ def test_rules_decide_what_fits() -> None:
 
 
 @given(st.integers(0, 2**6 - 1), st.integers(0, 2**6 - 1))
-@settings(deadline=None)
 def test_a_parts_choice_is_what_fits_one_by_one(context: int, refused: int) -> None:
     phrases = tuple(phrase(str(i), tags=i, only=(i ^ 5,) if i % 3 else (), never=i * 7 % 64) for i in range(20))
     part = Part("p", 1.0, 1.0, (), 0, phrases)

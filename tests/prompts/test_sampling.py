@@ -89,7 +89,7 @@ def test_parts_are_dropped_to_fit_and_those_with_small_keep_first(tmp_path: Path
 
 
 @given(st.integers(0, 2**63), st.integers(0, 10**9), st.integers(1, 30))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_prompt_is_its_arguments_alone(seed: int, index: int, attempt: int) -> None:
     grammar = _loaded()
     prompt = prompt_at(grammar, seed, index, attempt)

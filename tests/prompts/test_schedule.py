@@ -27,7 +27,7 @@ def feasible(ranges: list[tuple[int, int]]) -> bool:
 
 
 @given(st.lists(RANGES, min_size=1, max_size=40), st.integers(1, 20), st.integers(0, 2**63))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_cycle_is_exact_for_any_list_that_allows_it(ranges: list[tuple[int, int]], scenes: int, seed: int) -> None:
     if not feasible(ranges):
         with pytest.raises(ValueError, match="7 : 2 : 1"):
@@ -46,7 +46,7 @@ def test_a_cycle_is_exact_for_any_list_that_allows_it(ranges: list[tuple[int, in
 
 
 @given(st.integers(1, 60), st.integers(1, 20), st.integers(0, 99), st.integers(0, 400), st.integers(0, 300))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_run_holds_each_action_equally_often(actions: int, scenes: int, seed: int, start: int, length: int) -> None:
     schedule = Schedule([(1, 3)] * actions, scenes, seed)
     slots = [schedule.slot(i) for i in range(start, start + length)]

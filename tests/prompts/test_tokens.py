@@ -19,7 +19,7 @@ def merges() -> dict[tuple[str, str], int]:
 
 
 @given(st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=60))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_byte_pairs_are_those_of_open_clip(text: str) -> None:
     plain = text.replace("&", "").replace("<", "")  # open_clip first undoes HTML's escapes
     counted = sum(piece_tokens(piece, read_merges_once()) for piece in pieces(plain))
@@ -55,7 +55,7 @@ def test_the_bundled_table_is_what_the_script_writes(tmp_path: Path) -> None:
 
 
 @given(st.text(max_size=40))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_without_a_table_the_count_is_an_upper_bound(text: str) -> None:
     # ftfy and lower-casing may shorten a text; letters and signs of ASCII stay as they are.
     plain = text.encode("ascii", "ignore").decode().replace("&", "").replace("<", "")

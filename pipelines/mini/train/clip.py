@@ -62,14 +62,20 @@ def main(argv: list[str]) -> None:
     common.launch(train, args)
 
 
-def pool(run: Path, seed: int) -> tuple[Any, Any, Any]:
-    """Pictures uint8 (N, 64, 64, 3), token numbers int16 (N, 77), attributes int8 (N, A) of grammar prompts."""
+def pool(run: Path, seed: int, start: Path | None) -> tuple[Any, Any, Any]:
+    """Pictures uint8 (N, 64, 64, 3), token numbers int16 (N, 77), attributes int8 (N, A) of grammar prompts.
+
+    start: weights that the training begins with; the tokenizer beside them goes with them, whatever words have come
+    into the grammar since.
+    """
     from transformers import CLIPTokenizer
 
     paths = [run / f"{name}.npy" for name in ("images", "tokens", "attributes")]
     if not all(path.exists() for path in paths):
         captions = Captions(load_grammar(None, None))
-        if not (run / "tokenizer").exists():
+        if start is not None:
+            CLIPTokenizer.from_pretrained(start.parent).save_pretrained(run / "tokenizer")
+        elif not (run / "tokenizer").exists():
             train_tokenizer(captions, run / "tokenizer")
         tokenizer = CLIPTokenizer.from_pretrained(run / "tokenizer")
         images, texts, classes = np.empty((POOL, 64, 64, 3), np.uint8), [], []
@@ -101,7 +107,7 @@ def train(rank: int, args: argparse.Namespace) -> None:
     from transformers import CLIPModel, CLIPTokenizer
 
     started = time.monotonic()
-    images, tokens, labels = pool(args.run, args.seed + 11)
+    images, tokens, labels = pool(args.run, args.seed + 11, args.start)
     tokenizer = CLIPTokenizer.from_pretrained(args.run / "tokenizer")
     torch.manual_seed(args.seed)
     model = CLIPModel(config(len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id))

@@ -1,8 +1,11 @@
 """Train `mini-mm` on drawn figures: `humansd models train mini-mm --run DIR`.
 
 Draws an annotated set into DIR/drawn, trains mmdet's RTMDet and mmpose's RTMPose on it (`detectors/train.py`), each in
-its own folder, and writes DIR/mini_mm_person.safetensors and DIR/mini_mm_pose.safetensors (averaged weights, float16);
-copy those beside detectors/mm.py to ship them. `python -m pipelines.mini.train mm --run DIR --only pose` trains one.
+its own folder, and writes DIR/mini_mm_person.safetensors and DIR/mini_mm_pose.safetensors (averaged weights, float16),
+with the losses in DIR/mm_person_curve.tsv and DIR/mm_pose_curve.tsv. To ship them copy the weights beside
+detectors/mm.py and the losses to pipelines/mini/results/.
+
+`python -m pipelines.mini.train mm --run DIR --only pose` trains one.
 """
 
 from __future__ import annotations
@@ -16,7 +19,6 @@ import torch
 
 from detectors.mm import read_config
 from detectors.train import curve, export, find_set, override, train
-from pipelines.mini.train.common import RESULTS
 from pipelines.mini.train.mm_data import write_set
 
 PARTS: Final = ("person", "pose")
@@ -57,7 +59,7 @@ def train_mini_mm(
         checkpoint = train(config, find_set(run / "drawn"), run / part)
         path = run / f"mini_mm_{part}.safetensors"
         done.append((path, export(checkpoint, path, half=True)))
-        write_curve(curve(run / part), config.train_dataloader.batch_size, RESULTS / f"mm_{part}_curve.tsv")
+        write_curve(curve(run / part), config.train_dataloader.batch_size, run / f"mm_{part}_curve.tsv")
     return done
 
 

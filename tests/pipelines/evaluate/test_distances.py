@@ -38,7 +38,7 @@ def kid_by_hand(x: Float64, y: Float64) -> float:
     return sum(within_x) / len(within_x) + sum(within_y) / len(within_y) - 2 * sum(between) / len(between)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 2**31), count=st.integers(20, 60), width=st.integers(2, 12), shift=st.floats(-3, 3))
 def test_fid_is_what_scipys_square_root_gives(seed: int, count: int, width: int, shift: float) -> None:
     x, y = features(seed, count, width), features(seed + 1, count + 7, width, shift)
@@ -60,7 +60,7 @@ def test_fid_with_fewer_images_than_features() -> None:
     assert frechet_distance(x, y) == pytest.approx(expected, rel=1e-5)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 2**31), count=st.integers(2, 12), width=st.integers(1, 8), shift=st.floats(-2, 2))
 def test_kid_is_the_sum_written_out(seed: int, count: int, width: int, shift: float) -> None:
     x, y = features(seed, count, width), features(seed + 1, count + 3, width, shift)

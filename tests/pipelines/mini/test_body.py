@@ -11,7 +11,7 @@ def test_every_pose_of_the_world_has_a_body() -> None:
     assert set(body.BODY_POSES) == set(POSES)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(pose=st.sampled_from(POSES), seed=st.integers(0, 2**32), wide=st.booleans())
 def test_bones_keep_their_length(pose: str, seed: int, wide: bool) -> None:
     joints = body.pose_body(pose, np.random.default_rng(seed), wide).joints

@@ -15,7 +15,8 @@ from pipelines.config import load_config
 from pipelines.ghi.config import GhiConfig
 from pipelines.ghi.job import prepare
 from pipelines.mini.evaluate import judge_pose
-from pipelines.mini.train.mm import write_curve
+from pipelines.mini.train import mm
+from pipelines.mini.train.mm import train_mini_mm, write_curve
 from pipelines.mini.train.mm_data import drawn, write_set
 from pipelines.work import ShardContext, ShardTask
 
@@ -73,3 +74,13 @@ def test_a_curve_has_a_line_an_interval(tmp_path: Path) -> None:
     rows = [{"step": 25, "loss": 3.0, "loss_a": 1.0, "time": 0.1}, {"step": 25, "coco/AP": 0.5}]
     write_curve([*rows, dict(rows[0], step=50)], 4, tmp_path / "curve.tsv")
     assert (tmp_path / "curve.tsv").read_text() == "samples\tloss_a\n100\t1.00000\n200\t1.00000\n"
+
+
+def test_a_training_writes_into_its_run_folder_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mm, "write_set", lambda *_: None)
+    monkeypatch.setattr(mm, "find_set", lambda root: root)
+    monkeypatch.setattr(mm, "train", lambda config, found, run: run / "last.pth")
+    monkeypatch.setattr(mm, "export", lambda checkpoint, path, half: "0")
+    monkeypatch.setattr(mm, "curve", lambda run: [{"step": 1, "loss": 1.0, "loss_a": 1.0}])
+    assert [path.parent for path, _ in train_mini_mm(tmp_path)] == [tmp_path, tmp_path]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mm_person_curve.tsv", "mm_pose_curve.tsv"]
