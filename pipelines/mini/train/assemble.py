@@ -22,7 +22,12 @@ that `pipelines/mini/render.py` draws; it has seen no photograph, no artwork and
 
 v-prediction, scaled-linear betas rescaled to zero terminal SNR, trailing time steps; float16 weights.
 Trained by `python -m pipelines.mini.train vae`, `clip` and `diffusion`; loss curves, figures and a sheet of samples lie
-in `pipelines/mini/results/`.
+in `pipelines/mini/results/`. The UNet's 708,000 samples were trained in stages, each from the weights before it, so the
+committed weights are where a longer training begins; the last one was
+
+    python -m pipelines.mini.train diffusion --run DIR --vae pipelines/mini/sd/vae --clip pipelines/mini/clip \\
+        --start pipelines/mini/sd/unet/diffusion_pytorch_model.safetensors --seen 368000 --parts 7 --batch 64 \\
+        --processes 2 --samples 340000 --rate 8e-4 --seed 7
 """
 CLIP_CARD = """---
 license: apache-2.0
