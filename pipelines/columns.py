@@ -40,8 +40,8 @@ def names(store: Store) -> list[str]:
 
 
 def folder(store: Store, name: str) -> Store:
-    """Where columns lie."""
-    return Store(f"{store.url.rstrip('/')}/{COLUMNS}/{check_name(name)}")
+    """Where columns lie, read as patiently as the dataset itself."""
+    return Store(f"{store.url.rstrip('/')}/{COLUMNS}/{check_name(name)}", store.patience)
 
 
 def read_shard(

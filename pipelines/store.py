@@ -63,7 +63,7 @@ class Store:
         self.local = isinstance(self.fs, LocalFileSystem)
         self.url = self.base if self.local else root
         """The root, whatever a process's working folder."""
-        self._patience = patience
+        self.patience = patience
 
     def below(self, folder: str) -> Store:
         """The store of a folder inside this one."""
@@ -224,7 +224,7 @@ class Store:
 
     def _call(self, function: Callable[..., T], name: str, *arguments: Any, **options: Any) -> T:
         """Call function(path of `name`, ...); FileNotFoundError and NotADirectoryError mean the file."""
-        deadline = time.monotonic() + self._patience
+        deadline = time.monotonic() + self.patience
         while True:
             try:
                 with self._storage_errors(name):
