@@ -174,11 +174,17 @@ def load_grammar(directory: Path | None = None, scenes: Sequence[str] | None = N
 
 
 def copy_grammar(directory: Path | None, target: Path) -> None:
-    """Copy the tables that decide the prompts to the folder `target`, from where `load_grammar` reads them again."""
+    """Copy the tables that decide the prompts to the folder `target`, from where `load_grammar` reads them again.
+
+    Raises GrammarError where one is missing.
+    """
     source = DATA if directory is None else Path(directory)
     for name in _files(source):
         (target / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source / name, target / name)
+        try:
+            shutil.copyfile(source / name, target / name)
+        except FileNotFoundError:
+            raise GrammarError(f"{source / name}:1: this file is missing") from None
 
 
 def all_texts(directory: Path) -> Iterator[str]:

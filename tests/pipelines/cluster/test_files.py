@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,11 +69,10 @@ def test_every_call_needs_the_token(config: dict[str, Any]) -> None:
 
 def test_amazon_takes_it_and_only_ssh_is_open(config: dict[str, Any]) -> None:
     import boto3
-    from moto import mock_aws
     from ray.autoscaler._private.aws.config import bootstrap_aws
     from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
 
-    with mock_aws():
+    with mocked_aws():
         region = config["provider"]["region"]
         for name in {kind["node_config"]["IamInstanceProfile"]["Name"] for kind in types_of(config)}:
             boto3.client("iam", region).create_instance_profile(InstanceProfileName=name)
@@ -86,6 +87,19 @@ def test_amazon_takes_it_and_only_ssh_is_open(config: dict[str, Any]) -> None:
         world = [rule for rule in rules if rule["IpRanges"] or rule.get("Ipv6Ranges")]
         assert [(rule["FromPort"], rule["ToPort"]) for rule in world] == [(22, 22)]
         assert not any(rule["FromPort"] <= port <= rule["ToPort"] for rule in world for port in CLOSED)
+
+
+@contextlib.contextmanager
+def mocked_aws() -> Iterator[None]:
+    """Moto in place of Amazon. Its state is the process's, where other tests' buckets are: it is not wiped."""
+    from moto import mock_aws
+
+    aws = mock_aws()
+    aws.start(reset=False)
+    try:
+        yield
+    finally:
+        aws.stop(remove_data=False)
 
 
 def types_of(config: dict[str, Any]) -> list[dict[str, Any]]:
