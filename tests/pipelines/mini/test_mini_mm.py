@@ -40,9 +40,10 @@ def test_its_samples_pass_all_gates_of_the_job() -> None:
 
 @pytest.mark.slow
 def test_n_asked_is_n_accepted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Through all gates; the 12 attempts that mini-pose's pictures need leave one of 60 slots short here."""
     out = str(tmp_path / "ghi")
     asked = ["ghi", "--config", "mini", "--set", "detector.name=mini-mm", "--n", "60", "--out", out]
-    assert cli.main(asked) == 0
+    assert cli.main([*asked, "--set", "max_attempts=40"]) == 0
     capsys.readouterr()
     assert cli.main(["status", out, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["accepted"] == 60
