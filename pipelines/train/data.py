@@ -67,7 +67,7 @@ class PoseShards(IterableDataset[Sample]):
     max_people: the largest are drawn. cached: read latents that `humansd train cache` made, True or their columns'
         name (`pipelines.train.cache.columns_name`). poses: added columns whose people take the place of the record's.
     on_error: a picture or shard that cannot be read is replaced by the dataset's next sample and logged once ("skip"),
-        or ends the stream ("raise"). problems: a file that gets a line for each of them too.
+        or ends the stream ("raise"). problems: a file that gets a line for each of them too, once.
     cache: where copies of remote shards are kept.
     Raises UserError where a dataset has no rows or lacks the columns asked for, where batch_size is no multiple of
     world_size, and where augmentation or other poses are asked of cached latents.
@@ -218,8 +218,11 @@ class _Stream:
         self._reported.add(problem)
         log.warning("left out, another sample takes its place: %s", problem)
         if problems is not None:
-            with problems.open("a", encoding="utf-8") as file:
-                file.write(" ".join(problem.split()) + "\n")
+            line = " ".join(problem.split()) + "\n"
+            with problems.open("a+", encoding="utf-8") as file:
+                file.seek(0)
+                if line not in file:  # of another loader process, or of the run before a kill
+                    file.write(line)
 
     def _read(self, window: Window, local: np.ndarray[Any, np.dtype[np.int64]]) -> dict[int, Row | str]:
         """Rows at local positions of a window, or why they cannot be read; each shard is read once."""
