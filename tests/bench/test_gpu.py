@@ -15,7 +15,7 @@ from tests.bench.train_sides import SIDES
 
 def test_the_whole_page_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.set_num_threads(1)
-    page = "\n".join(gpu.pages("cpu", True, tmp_path / "model"))
+    page = "\n".join(gpu.pages("cpu", True, tmp_path))
     speeds = re.findall(r"^\| (\d+) \| float32 \| (?:yes|no) \| no \| ([\d.]+) \|", page, re.MULTILINE)
     assert [batch for batch, _ in speeds] == ["1", "2"]
     assert all(float(speed) > 0 for _, speed in speeds)

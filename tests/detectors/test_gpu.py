@@ -49,3 +49,37 @@ def test_a_person_detector_finds_the_same_boxes(kind: str, tmp_path: Path) -> No
         assert len(ours.scores) == pytest.approx(len(theirs.scores), abs=1)  # a score may lie on the threshold
         near = np.abs(ours.xyxy[:, None] - theirs.xyxy[None]).max(-1).min(1)
         assert (near < 0.5).mean() > 0.95
+
+
+@pytest.mark.parametrize("kind", ["rtmpose", "hrnet", "hrnet-megvii"])
+def test_poses_are_the_same(kind: str, tmp_path: Path) -> None:
+    pytest.importorskip("mmpose")
+    from detectors.pose import PoseEstimator
+    from tests.detectors.small_mm import pictures, small_model
+
+    files, images = small_model(kind, tmp_path), pictures()
+    sides = np.array([image.shape[1::-1] for image in images], np.float32)
+    people = [np.array([(0, 0, w, h), (w / 4, h / 5, w, h)], np.float32) for w, h in sides]
+    expected, found = (
+        PoseEstimator(files, device, batch_size=3).in_boxes(images, people) for device in ("cpu", "cuda")
+    )
+    apart = np.abs(np.concatenate(found)[..., :2] - np.concatenate(expected)[..., :2])
+    assert (apart < 0.1).mean() > 0.95  # a peak may lie between two cells of nearly equal height
+
+
+def test_heatmaps_of_the_papers_detector_are_the_same() -> None:
+    pytest.importorskip("mmpose")
+    from detectors.bottomup import BottomUp
+    from detectors.grouping import Grouping
+    from detectors.higherhrnet import HigherHRNet
+
+    pictures = torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+
+    def heat(device: str) -> torch.Tensor:
+        torch.manual_seed(0)
+        detector = BottomUp("higherhrnet-w48", HigherHRNet(16), Grouping(udp=True), 2, device)
+        return detector.heatmaps(pictures.to(device)).cpu()
+
+    expected = heat("cpu")
+    assert expected.std() > 0
+    torch.testing.assert_close(heat("cuda"), expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))

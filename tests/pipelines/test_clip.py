@@ -44,3 +44,10 @@ def test_embeddings_are_unit_vectors_and_take_any_text_and_size() -> None:
     images = scorer.images([np.zeros((64, 64, 3), np.uint8), np.full((90, 130, 3), 200, np.uint8)])
     assert texts.shape[1] == images.shape[1]
     assert np.allclose(np.linalg.norm(np.concatenate([texts, images]), axis=1), 1, atol=1e-5)
+
+
+@pytest.mark.gpu
+def test_scores_on_a_gpu_are_those_of_a_cpu() -> None:
+    pictures = [draw(World("sketch", 2, pose="run"), np.random.default_rng(seed)).image for seed in range(8)]
+    expected, found = (ClipScorer(device=device).score(pictures, TEXTS * 4) for device in ("cpu", "cuda"))
+    np.testing.assert_allclose(found, expected, atol=0.05)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import math
 from pathlib import Path
 
 import pytest
 import torch
 
+from pipelines import cli
+from pipelines.train import curves
 from pipelines.train.listing import list_shards, to_json
 from pipelines.train.loop import Place, train
 from tests.bench import train_sides
@@ -74,3 +77,24 @@ def test_a_killed_training_goes_on(tmp_path: Path) -> None:
     other = [name for name, most in apart.items() if most]
     print(f"{len(other)} of {len(apart)} tensors differ, by at most {max(apart.values()):.2g}")
     assert max(apart.values()) < 1e-4
+
+
+@pytest.mark.parametrize("device", [pytest.param("cpu", marks=pytest.mark.slow), CUDA])
+def test_the_command_trains_and_samples(device: str, tmp_path: Path) -> None:
+    """All that saves memory or time at once, on Ray, with processes that load."""
+    data, run, grid = tmp_path / "ghi", tmp_path / "run", tmp_path / "grid.png"
+    write_dataset(data, 2)
+    sets = [
+        *("steps=4", "batch_size=8", "loss.heat=detector", "data.loaders=2", "output.log_every=1"),
+        *(f"compute.gpus_per_worker={int(device == 'cuda')}", "compute.dtype=bfloat16", "compute.accumulation=2"),
+        *("compute.gradient_checkpointing=true", "compute.compile=true", "output.grid_every=2"),
+    ]
+    given = [part for one in sets for part in ("--set", one)]
+    assert cli.main(["train", "--data", str(data), "--out", str(run), *given]) == 0
+    points = curves.read(run)
+    assert [point.step for point in points] == [1, 2, 3, 4]
+    assert all(math.isfinite(point.loss) and not point.skipped for point in points)
+    assert len(list(run.glob("grids/*.png"))) == 2
+    pose = ["--poses", f"{data}:0:0", "--prompt", "a mural of a dancer", "--n", "1"]
+    assert cli.main(["sample", "--model", str(run), *pose, "--out", str(grid)]) == 0
+    assert grid.stat().st_size > 1000
