@@ -231,6 +231,14 @@ def grouping_of(codec: Any) -> Grouping:
     )
 
 
+def fused(net: nn.Module) -> nn.Module:
+    """The same network for inference: batch normalisation is part of the convolution before it, channels come last."""
+    from mmcv.cnn.utils.fuse_conv_bn import fuse_conv_bn
+
+    fuse_conv_bn(net.eval())
+    return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
 def ae_hrnet_w32(device: str = "cpu", batch_size: int = 8, flip_test: bool = False) -> BottomUp:
     """AE-HRNet-w32 (COCO) from mmpose's config. Raises WeightsError where its checkpoint is not on this machine."""
     from detectors.checkpoint import load_strictly, read_state
@@ -241,7 +249,7 @@ def ae_hrnet_w32(device: str = "cpu", batch_size: int = 8, flip_test: bool = Fal
     load_strictly(net.estimator, read_state(path), str(path))
     codec: Any = net.estimator.head.decoder
     stride = codec.input_size[0] // codec.heatmap_size[0]
-    return BottomUp("ae-hrnet-w32", net, grouping_of(codec), stride, device, batch_size, flip_test)
+    return BottomUp("ae-hrnet-w32", fused(net), grouping_of(codec), stride, device, batch_size, flip_test)
 
 
 def build_ae_hrnet_w32() -> EstimatorMaps:
@@ -266,7 +274,7 @@ def higherhrnet_w48(device: str = "cpu", batch_size: int = 8, flip_test: bool = 
     path = find("higherhrnet-w48-humanart")
     net = HigherHRNet()
     load_strictly(net, read_state(path), str(path))
-    return BottomUp("higherhrnet-w48", net, Grouping(udp=True), 2, device, batch_size, flip_test)
+    return BottomUp("higherhrnet-w48", fused(net), Grouping(udp=True), 2, device, batch_size, flip_test)
 
 
 def _require_mmpose() -> None:

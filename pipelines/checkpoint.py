@@ -55,7 +55,7 @@ class SamplerConfig:
     )
     batch_size: int = key(8, "identity", "images a batch; batches are always full")
     threads: int = key(1, "identity", "CPU threads a worker computes with")
-    channels_last: bool = key(False, "identity", "memory layout that is faster on GPUs with float16 or bfloat16")
+    channels_last: bool = key(False, "identity", "memory layout of convolutions: which is faster depends on the GPU")
     compile: bool = key(False, "identity", "torch.compile the UNet: minutes at start, faster afterwards")
 
     def __post_init__(self) -> None:

@@ -1,8 +1,10 @@
-"""Batched, seeded diffusion sampling: the same (prompt, negative, seed) gives the same pixels, whatever its batch.
+"""Batched, seeded diffusion sampling: the same (prompt, negative, seed) gives the same picture, whatever its batch.
 
-Bits depend on batch size, dtype and thread count, not on an image's place in the batch or on its neighbours
-(measured), so batches are always full: short ones are padded, and the padding is thrown away. Noise comes from one CPU
-generator an image. `denoise` and `decode` may run in two threads, so that one batch's decoding overlaps the next UNet.
+Bits depend on batch size, dtype and thread count, so batches are always full: short ones are padded, and the padding is
+thrown away. On a CPU an image's place in the batch and its neighbours change no bit. On a GPU the same batch gives the
+same bits, but at another place a pixel may be rounded otherwise (seen on an H100 in half precision): who wants the same
+bytes fills batches the same way, as shards do. Noise comes from one CPU generator an image. `denoise` and `decode` may
+run in two threads, so that one batch's decoding overlaps the next UNet.
 
 Shapes: B images a batch, b <= B of them asked for, H x W pixels, C latent channels, h x w latent pixels.
 """

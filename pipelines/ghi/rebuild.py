@@ -1,7 +1,8 @@
 """Generated images again, from a recipe: exactly the accepted attempts, in full batches, without any detector.
 
-Bits depend on the batch's size, not on an image's place in it or on its neighbours (`pipelines.sampling`), so on the
-same kind of machine the images come out byte for byte, although other attempts stood beside them the first time.
+Other attempts stood beside them the first time. On a CPU that changes no bit (`pipelines.sampling`), so on the same
+kind of machine the images come out byte for byte; on a GPU pixels may be rounded otherwise, and an image counts as
+`perceptual` where its bytes are not `equal`.
 """
 
 from __future__ import annotations

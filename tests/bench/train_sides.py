@@ -19,7 +19,7 @@ from diffusers.utils.logging import set_verbosity_error
 from torch import Tensor
 from torch.nn import functional as F
 
-from detectors.bottomup import BottomUp
+from detectors.bottomup import BottomUp, fused
 from detectors.grouping import Grouping
 from detectors.types import NUM_KEYPOINTS
 from pipelines.checkpoint import MINI_FOLDER
@@ -140,14 +140,22 @@ class Sides:
 
     @cached_property
     def heatmaps(self) -> Heatmaps:
-        """Of the scale's detector."""
+        """Of the scale's detector, as it is loaded for a training."""
+        return self._heatmaps(ours=True)
+
+    @cached_property
+    def release_heatmaps(self) -> Heatmaps:
+        """Of the same network as the release loads it: with its batch normalisation."""
+        return self._heatmaps(ours=False)
+
+    def _heatmaps(self, ours: bool) -> Heatmaps:
         if self.scale.detector != PAPERS:
             return load_heatmaps(self.scale.detector, str(self.device))
         from detectors.higherhrnet import WIDTH, HigherHRNet
 
         torch.manual_seed(0)
         net = HigherHRNet(WIDTH // self.scale.divisor)
-        return BottomUp(PAPERS, net, Grouping(udp=True), 2, str(self.device)).heatmaps
+        return BottomUp(PAPERS, fused(net) if ours else net, Grouping(udp=True), 2, str(self.device)).heatmaps
 
     @cached_property
     def pictures(self) -> dict[str, Any]:
@@ -177,7 +185,9 @@ class Sides:
 
     def objective(self, heat: Any, kind: type[Objective] = Objective) -> Objective:
         """The loss with heat from `heat`."""
-        heatmaps = self.heatmaps if heat == "detector" else None
+        heatmaps = None
+        if heat == "detector":
+            heatmaps = self.heatmaps if kind is Objective else self.release_heatmaps
         return kind(self.parts, LossConfig(heat=heat, text_dropout=0.0), self.device, self.dtype, heatmaps)
 
     def autocast(self) -> torch.autocast:

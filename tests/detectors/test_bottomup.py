@@ -102,7 +102,9 @@ def test_checkpoints_of_2020_load_by_name(tmp_path: Path, monkeypatch: pytest.Mo
     detector = load_detector("ae-hrnet-w32")
     path.unlink()
     assert isinstance(detector, BottomUp)
-    assert all(bool((value == 2).all()) for value in detector.net.state_dict().values())
+    state = {name: value for name, value in detector.net.state_dict().items() if "head." in name}
+    assert state
+    assert all(bool((value == 2).all()) for value in state.values())
 
 
 def test_answers_do_not_depend_on_place_neighbours_or_other_sizes(small: BottomUp) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from torch.nn import functional as F
 pytest.importorskip("mmpose")
 
 from detectors import load_detector, weights
-from detectors.bottomup import BottomUp
+from detectors.bottomup import BottomUp, fused
 from detectors.higherhrnet import HigherHRNet
 from detectors.weights import CHECKPOINTS, Checkpoint, WeightsError
 
@@ -126,9 +127,30 @@ def test_a_checkpoint_saved_in_that_layout_loads_by_name(random_checkpoint: Path
     assert isinstance(detector, BottomUp)
     state = detector.net.state_dict()
     assert state["keypoint_head.final_layers.1.bias"].tolist() == list(range(17))
-    assert bool((state["backbone.stage4.2.fuse_layers.0.3.0.weight"] == 0.01).all())
+    weight = state["backbone.stage4.2.fuse_layers.0.3.0.weight"]
+    torch.testing.assert_close(weight, torch.full_like(weight, 0.01 * 0.01 / (0.01 + 1e-5) ** 0.5))  # by its variance
     assert not any(parameter.requires_grad for parameter in detector.net.parameters())
     assert not detector.net.training
+
+
+def test_a_fused_network_computes_the_same() -> None:
+    torch.manual_seed(0)
+    plain = HigherHRNet(8).eval()
+    for module in plain.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            for values in (module.running_mean, module.bias):
+                assert values is not None
+                values.data.normal_(0, 0.1)
+            for values in (module.running_var, module.weight):
+                assert values is not None
+                values.data.uniform_(0.5, 2)
+    ours = fused(copy.deepcopy(plain))
+    left = sum(isinstance(module, torch.nn.BatchNorm2d) for module in ours.modules())
+    assert left == 1  # the one after the transposed convolution
+    images = torch.rand(2, 3, 128, 64)
+    with torch.no_grad():
+        for found, expected in zip(ours(images), plain(images), strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_checkpoint_of_another_network_is_refused(random_checkpoint: Path) -> None:
