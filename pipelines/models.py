@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -15,6 +17,8 @@ from pipelines.ghi.config import GhiConfig
 
 DIFFUSION: Final = ("mini", "sd15", "sd21", "sdxl")
 """Bundled configs; each names a diffusion checkpoint."""
+
+SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +47,7 @@ def list_models(*, whole: bool = False) -> list[Model]:
 
     whole: read all files and compare checksums, else only look whether they are there.
     """
-    return [_diffusion(name) for name in DIFFUSION] + [_detector(one, whole) for one in weights.CHECKPOINTS]
+    return [_diffusion(name, whole) for name in DIFFUSION] + [_detector(one, whole) for one in weights.CHECKPOINTS]
 
 
 def fetch(name: str) -> Path:
@@ -65,16 +69,19 @@ def _config(name: str) -> checkpoint.ModelConfig:
     return load_config(GhiConfig, name).model if name in DIFFUSION else checkpoint.ModelConfig(id=name)
 
 
-def _diffusion(name: str) -> Model:
+def _diffusion(name: str, whole: bool) -> Model:
     config = _config(name)
     if config.id == checkpoint.MINI:
         state = "bundled" if checkpoint.MINI_FOLDER.is_dir() else "missing"
         return Model(name, "diffusion", state, "", "Apache-2.0; trained on figures this project draws")
-    return Model(name, "diffusion", _hub_state(config), config.id, MODEL_LICENCES[config.id][1])
+    return Model(name, "diffusion", _hub_state(config, whole), config.id, MODEL_LICENCES[config.id][1])
 
 
-def _hub_state(config: checkpoint.ModelConfig) -> str:
-    """Return whether a hub model lies in this machine's cache with all its weights; asks nobody."""
+def _hub_state(config: checkpoint.ModelConfig, whole: bool) -> str:
+    """Return whether a hub model lies in this machine's cache with all its weights; asks nobody.
+
+    whole: read its large files too: the hub's cache names them by their sha256.
+    """
     from huggingface_hub import snapshot_download
 
     try:
@@ -82,7 +89,13 @@ def _hub_state(config: checkpoint.ModelConfig) -> str:
         checkpoint.check_folder(Path(folder))
     except (OSError, ValueError, UserError):
         return "missing"
-    return "cached"
+    blobs = [path.resolve() for path in Path(folder).rglob("*") if whole and path.is_file()]
+    return "damaged" if any(SHA256.fullmatch(blob.name) and _sha256(blob) != blob.name for blob in blobs) else "cached"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _detector(one: weights.Checkpoint, whole: bool) -> Model:

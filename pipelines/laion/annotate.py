@@ -110,6 +110,13 @@ class AnnotateWork:
             short=transient,
         )
 
+    def try_one_batch(self) -> None:
+        """Look at one whole batch of grey pictures; raises what only this machine is to blame for."""
+        rows = [harmless_row() for _ in range(self._config.score.clip_batch_size)]
+        steps = Steps(harmless_row)
+        for stage, step in self._steps():
+            steps.run(stage, step, rows)
+
     def _steps(self) -> list[tuple[str, Callable[[Sequence[Row]], None]]]:
         config = self._config
         found: list[tuple[str, Callable[[Sequence[Row]], None]]] = [("decode", decode), ("clip", self._compare)]

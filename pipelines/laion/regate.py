@@ -231,11 +231,7 @@ class RegateWork:
         for batch in batches(list(images), config.score.clip_batch_size):
             for live in context.rounds(batch):
                 rows = [_row(images[key]) for key in live]
-                steps.run("decode", decode, rows)
-                if (detector := self._detector) is not None:
-                    steps.run(
-                        "detect", partial(find_people, detector=detector, min_score=config.detector.min_score), rows
-                    )
+                self._look(rows, steps)
                 for row in rows:
                     if row.failure is None:
                         notes[row.sample.key] = annotated(row)
@@ -250,6 +246,16 @@ class RegateWork:
             counts={"detected" if self._detector else "judged": len(images)},
             follows=follow.fingerprint(done),
         )
+
+    def try_one_batch(self) -> None:
+        """Look at one whole batch of grey pictures; raises what only this machine is to blame for."""
+        self._look([harmless_row() for _ in range(self._config.score.clip_batch_size)], Steps(harmless_row))
+
+    def _look(self, rows: Sequence[Row], steps: Steps[Row]) -> None:
+        steps.run("decode", decode, rows)
+        if (detector := self._detector) is not None:
+            look = partial(find_people, detector=detector, min_score=self._config.detector.min_score)
+            steps.run("detect", look, rows)
 
 
 def _row(sample: Sample) -> Row:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from detectors import weights
-from detectors.mm import ModelFiles, _for_inference, config_path, read_config
+from detectors.mm import ModelFiles, _for_inference, _use_own_backbone, config_path, read_config
 
 SIZE = 128
 
@@ -59,6 +59,11 @@ model = dict(
 _base_ = "mmpose::body_2d_keypoint/rtmpose/humanart/rtmpose-t_8xb256-420e_humanart-256x192.py"
 model = dict(backbone=dict(widen_factor=0.125), head=dict(in_channels=128))
 """,
+    "vitpose": """
+_base_ = "mmpose::body_2d_keypoint/topdown_heatmap/humanart/td-hm_ViTPose-small_8xb64-210e_humanart-256x192.py"
+arch = dict(embed_dims=32, num_layers=3, num_heads=4, feedforward_channels=64)
+model = dict(backbone=dict(arch=arch), head=dict(in_channels=32, deconv_out_channels=(16, 16)))
+""",
     "hrnet": SMALL_HRNET + "model = dict(backbone=dict(extra=extra), head=dict(in_channels=4))",
     "hrnet-megvii": SMALL_HRNET
     + """
@@ -83,6 +88,7 @@ def random_weights(config: Path, checkpoint: Path) -> ModelFiles:
 
     network = read_config(str(config)).model
     _for_inference(network)
+    _use_own_backbone(network)
     scope = "mmpose" if network.type == "TopdownPoseEstimator" else "mmdet"
     torch.manual_seed(0)
     with DefaultScope.overwrite_default_scope(scope):

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 pytest.importorskip("mmpose")
 
 from detectors import load_detector
+from detectors.decode import decode
 from detectors.mm import ModelFiles
 from detectors.person import PersonDetector
 from detectors.pose import PoseEstimator
@@ -108,6 +109,35 @@ def test_boxes_and_keypoints_are_those_of_mmpose(make: Make, person: str, pose: 
         np.testing.assert_allclose(keypoints[..., 2], confidence, atol=1e-4)
         total += len(found.xyxy)
     assert total > 8
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("flip_test", [False, True])
+def test_vitpose_sees_what_mmpose_sees(make: Make, flip_test: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unbiased (UDP) crops and heat are compared, not places: a random network's heat has no smooth peaks, and 1e-6
+    more or less of it moves what decoders make of it by pixels; on smooth heat `test_decode` compares them."""
+    image = pictures()[0]
+    theirs = inferencer(make("rtmdet"), make("vitpose"), flip_test)
+    decoder = theirs.inferencer.model.head.decoder
+    expected: list[NDArray[np.float32]] = []
+    found: list[NDArray[np.float32]] = []
+
+    def decode_theirs(heat: NDArray[np.float32]) -> Any:
+        expected.append(heat.copy())
+        return type(decoder).decode(decoder, heat)
+
+    def decode_ours(codec: Any, heat: torch.Tensor) -> Any:
+        found.append(heat.numpy().copy())
+        return decode(codec, heat)
+
+    monkeypatch.setattr(decoder, "decode", decode_theirs)
+    monkeypatch.setattr("detectors.pose.decode", decode_ours)
+    people = next(theirs(np.ascontiguousarray(image[..., ::-1])))["predictions"][0]
+    boxes = np.array([one["bbox"][0] for one in people], np.float32)
+    PoseEstimator(make("vitpose"), batch_size=len(boxes), flip_test=flip_test).in_boxes([image], [boxes])
+    assert len(boxes) > 8
+    np.testing.assert_allclose(found[0], np.array(expected), atol=1e-6)
+    assert np.ptp(found[0], (-2, -1)).min() > 0.01
 
 
 @pytest.mark.filterwarnings("default")

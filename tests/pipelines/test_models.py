@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pytest
 
 from detectors import weights
-from pipelines.config import UserError
+from pipelines.config import UserError, load_config
+from pipelines.ghi.config import GhiConfig
 from pipelines.models import DIFFUSION, fetch, list_models
+from tests.pipelines.tiny_models import build_tiny
 
 
 @pytest.fixture
@@ -45,6 +48,31 @@ def test_only_a_whole_look_finds_damage(cache: Path) -> None:
     weights.path_of(weights.get("rtmpose-m-humanart")).write_bytes(b"not the weights")
     assert states()["rtmpose-m-humanart"] == "cached"
     assert states(whole=True)["rtmpose-m-humanart"] == "damaged"
+
+
+def test_a_damaged_diffusion_model_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the layout of the hub's cache: a snapshot of links to files that are named by their sha256."""
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    config = load_config(GhiConfig, "sd21").model
+    assert config.revision is not None
+    assert states()["sd21"] == "missing"
+    folder = tmp_path / f"models--{config.id.replace('/', '--')}"
+    snapshot = folder / "snapshots" / config.revision
+    for path in sorted(build_tiny(tmp_path / "tiny", "sd2").rglob("*")):
+        if path.is_file():
+            blob = folder / "blobs" / hashlib.sha256(path.read_bytes()).hexdigest()
+            link = snapshot / path.relative_to(tmp_path / "tiny")
+            for place in (blob, link):
+                place.parent.mkdir(parents=True, exist_ok=True)
+            blob.write_bytes(path.read_bytes())
+            link.symlink_to(blob)
+    assert states(whole=True)["sd21"] == "cached"
+    weight = (snapshot / "unet" / "diffusion_pytorch_model.safetensors").resolve()
+    weight.write_bytes(weight.read_bytes()[:-1] + b"?")
+    assert states()["sd21"] == "cached"
+    assert states(whole=True)["sd21"] == "damaged"
 
 
 def test_offline_fetches_nothing(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

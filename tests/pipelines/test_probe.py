@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from pipelines import cli
 from pipelines.checkpoint import ModelConfig, SamplerConfig, resolve
 from pipelines.config import UserError
 from pipelines.gates import GatesConfig
@@ -71,3 +72,18 @@ def test_a_probe_ends_when_its_time_is_up(maker: CandidateMaker) -> None:
 def test_a_probe_says_what_fails(maker: CandidateMaker, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such folder"):
         run_probe(GhiConfig(model=ModelConfig(id=str(tmp_path / "absent"))))
+
+
+def test_models_are_measured_side_by_side(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("pipelines.probe.PROMPTS", BATCH)
+    other = build_tiny(tmp_path / "other", "sd1")
+    sets = ["sampler.steps=1", f"sampler.batch_size={BATCH}", "detector.batch_size=4", "gates.max_nsfw=none"]
+    given = ["plan", "--models", "mini", str(other), "--n", "1000", "--gpus", "8", "--probe"]
+    assert cli.main([*given, *(part for one in sets for part in ("--set", one))]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("measured   ") == 2
+    table = printed[printed.rindex("\n\n") :]
+    assert "mini" in table
+    assert "other" in table

@@ -299,3 +299,15 @@ def test_failures_before_an_image_stand_and_failed_detections_do_not() -> None:
         ("detect", "RuntimeError", None),
     ):
         assert judge_without_image(LedgerRow("ghi-00000000-1", 0, 1, stage, reason, {}, 1), gates, still) == expected
+
+
+def test_a_machine_looks_at_one_batch_first(lab: Lab) -> None:
+    class Broken(Counter):
+        def detect(self, images: list[NDArray[np.uint8]]) -> list[tuple[Person, ...]]:
+            raise RuntimeError("no kernel image is available for execution on the device")
+
+    detector, config, store = Counter(), lab.config(), Store(str(lab.folder))
+    RegateWork(store, config, NEW, OTHER_DETECTOR, detector, None).try_one_batch()
+    assert detector.seen == config.detector.batch_size
+    with pytest.raises(RuntimeError, match="no kernel image"):
+        RegateWork(store, config, NEW, OTHER_DETECTOR, Broken(), None).try_one_batch()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from pipelines.config import UserError
 from pipelines.images import decode_image
 from pipelines.laion.annotate import MakeAnnotateWork
 from pipelines.laion.job import identity_of
+from pipelines.laion.regate import MakeRegateWork, Still
 from pipelines.laion.score import AestheticHead, Clip, clip_digest, load_clip_by_name
 from pipelines.mini import web
 from pipelines.store import Store
@@ -114,3 +116,20 @@ def test_a_head_for_another_clip_or_without_tensors_is_told(tmp_path: Path) -> N
     (tmp_path / "junk.safetensors").write_bytes(b"junk")
     with pytest.raises(UserError, match="no safetensors of weight and bias"):
         AestheticHead(tmp_path / "junk.safetensors")
+
+
+def test_a_machine_looks_at_one_batch_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = config()
+    works: list[Any] = [
+        MakeAnnotateWork(own, str(tmp_path), identity_of(own, ""))(),
+        MakeRegateWork(str(tmp_path), own, identity_of(own, ""), Still(people=False, usable=False))(),
+    ]
+    for work in works:
+        work.try_one_batch()
+        monkeypatch.setattr(work._detector, "detect", broken)
+        with pytest.raises(RuntimeError, match="no kernel image"):
+            work.try_one_batch()
+
+
+def broken(images: object) -> None:
+    raise RuntimeError("no kernel image is available for execution on the device")
