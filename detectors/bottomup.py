@@ -245,21 +245,26 @@ def ae_hrnet_w32(device: str = "cpu", batch_size: int = 8, flip_test: bool = Fal
 
     _require_mmpose()
     path = find("ae-hrnet-w32-coco")
-    net = build_ae_hrnet_w32()
+    net = build_ae_hrnet()
     load_strictly(net.estimator, read_state(path), str(path))
     codec: Any = net.estimator.head.decoder
     stride = codec.input_size[0] // codec.heatmap_size[0]
     return BottomUp("ae-hrnet-w32", fused(net), grouping_of(codec), stride, device, batch_size, flip_test)
 
 
-def build_ae_hrnet_w32() -> EstimatorMaps:
-    """The network of mmpose's own config, without weights; nothing is downloaded."""
+def build_ae_hrnet(width: int = 32) -> EstimatorMaps:
+    """The network of mmpose's own config, without weights; nothing is downloaded. width: channels, a multiple of 8."""
     import mmpose.models
     from mmengine.config import Config
     from mmengine.registry import MODELS, DefaultScope
 
     config = Config.fromfile(Path(mmpose.__file__).parent / ".mim" / "configs" / AE_CONFIG)
-    config.model.backbone.init_cfg = None
+    backbone = config.model.backbone
+    backbone.init_cfg = None
+    for stage in ("stage2", "stage3", "stage4"):
+        channels = backbone.extra[stage].num_channels
+        backbone.extra[stage].num_channels = tuple(number * width // 32 for number in channels)
+    config.model.head.in_channels = width
     with DefaultScope.overwrite_default_scope("mmpose"):
         return EstimatorMaps(MODELS.build(config.model))
 

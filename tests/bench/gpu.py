@@ -35,7 +35,7 @@ from pipelines.sampling import Pixels, Sampler
 from tests.bench.random_sd import save_random_sd
 from tests.bench.report import RESULTS, median, table, write
 from tests.bench.test_train_step import BARS, describe
-from tests.bench.train_sides import SCALES, SIDES, Scale, Sides
+from tests.bench.train_sides import SCALES, Scale, Sides, names_of
 
 STEPS: Final = 20
 SAMPLERS: Final = (
@@ -127,7 +127,7 @@ def training(scale: Scale, device: str, dtype: torch.dtype, rounds: int) -> list
     """Tables of the training sides, each built alone, and of their ratios."""
     times: dict[str, float] = {}
     rows = []
-    for name in SIDES:
+    for name in names_of(scale):
 
         def build(name: str = name) -> Callable[[], object]:
             return Sides(scale, device, dtype).build(name)

@@ -18,12 +18,13 @@ import torch
 
 from tests.bench import train_sides as sides
 from tests.bench.report import Seconds, interleaved, median, table, write
-from tests.bench.train_sides import SCALES, SIDES, Scale, Sides, peak_megabytes
+from tests.bench.train_sides import SCALES, Scale, Sides, names_of, peak_megabytes
 
 FULL: Final = "sd21/4"
 BARS: Final = (
     (sides.KEYPOINTS, sides.PLAIN, 1.1),
     (sides.DETECTOR, sides.RELEASE, 0.7),
+    (sides.DETECTOR_AE, sides.RELEASE_AE, 0.7),
     (sides.DETECTOR, sides.RELEASE_LESS, None),
     (sides.STORED_DETECTOR, sides.RELEASE, None),
     (sides.MASK, sides.RELEASE_MASK, None),
@@ -67,6 +68,7 @@ def ratios(seconds: Mapping[str, Sequence[Seconds]]) -> dict[tuple[str, str], li
     return {
         (one, other): [a.cpu / b.cpu for a, b in zip(seconds[one], seconds[other], strict=True)]
         for one, other, _ in BARS
+        if one in seconds
     }
 
 
@@ -80,7 +82,7 @@ def describe(scale: Scale) -> str:
 
 def peaks(scale: str) -> dict[str, float]:
     """Peak memory (MB) of each whole step, each in a process of its own."""
-    names = [name for name in SIDES if name not in PARTIAL]
+    names = [name for name in names_of(SCALES[scale]) if name not in PARTIAL]
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([peak_megabytes.__module__])
     with context.Pool(1, maxtasksperchild=1) as pool:
@@ -91,7 +93,7 @@ def measure(scale: str, rounds: int) -> tuple[dict[tuple[str, str], float], list
     """Time one scale; return the median ratios and the parts of the page."""
     memory = peaks(scale)
     shared = Sides(SCALES[scale])
-    seconds = interleaved({name: shared.build(name) for name in SIDES}, rounds)
+    seconds = interleaved({name: shared.build(name) for name in names_of(SCALES[scale])}, rounds)
     found = ratios(seconds)
     rows = [
         [name, f"{median([run.cpu for run in runs]):.3f}", f"{memory[name]:,.0f}" if name in memory else ""]
@@ -99,7 +101,8 @@ def measure(scale: str, rounds: int) -> tuple[dict[tuple[str, str], float], list
     ]
     bars = [
         [f"{one} / {other}", f"{median(each):.2f} ({min(each):.2f}-{max(each):.2f})", f"{most or ''}"]
-        for (one, other, most), each in zip(BARS, found.values(), strict=True)
+        for one, other, most in BARS
+        if (each := found.get((one, other)))
     ]
     return {pair: median(each) for pair, each in found.items()}, [
         f"## {describe(SCALES[scale])}",

@@ -19,7 +19,7 @@ from diffusers.utils.logging import set_verbosity_error
 from torch import Tensor
 from torch.nn import functional as F
 
-from detectors.bottomup import BottomUp, fused
+from detectors.bottomup import BottomUp, build_ae_hrnet, fused
 from detectors.grouping import Grouping
 from detectors.types import NUM_KEYPOINTS
 from pipelines.checkpoint import MINI_FOLDER
@@ -32,7 +32,9 @@ from tests.bench.random_sd import random_parts
 Step = Callable[[], object]
 
 PAPERS: Final = "higherhrnet-w48"
-"""The detector of the paper and of the release."""
+"""The detector of the paper."""
+RELEASES: Final = "ae-hrnet-w32"
+"""A detector of half its size, at a quarter of the pictures' size."""
 GUIDED: Final = 2
 """Forwards of a guided sampling step: with text and without."""
 
@@ -101,6 +103,7 @@ class Sides:
         set_verbosity_error()  # casting a model is no reason to warn here
         self.scale, self.device, self.dtype = scale, torch.device(device), dtype
         self.frozen = dtype if self.device.type == "cuda" else torch.float32
+        self._heatmaps: dict[tuple[str, bool], Heatmaps] = {}
 
     @cached_property
     def base(self) -> Parts:
@@ -138,24 +141,23 @@ class Sides:
         made: Any = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=tuple(widths[: strides + 1]))
         return made.to(self.device).train()
 
-    @cached_property
-    def heatmaps(self) -> Heatmaps:
-        """Of the scale's detector, as it is loaded for a training."""
-        return self._heatmaps(ours=True)
+    def heatmaps(self, network: str, ours: bool) -> Heatmaps:
+        """Of a detector. ours: as it is loaded for a training; else, as the release loads it, not fused."""
+        if (network, ours) not in self._heatmaps:
+            self._heatmaps[network, ours] = self._load_heatmaps(network, ours)
+        return self._heatmaps[network, ours]
 
-    @cached_property
-    def release_heatmaps(self) -> Heatmaps:
-        """Of the same network as the release loads it: with its batch normalisation."""
-        return self._heatmaps(ours=False)
-
-    def _heatmaps(self, ours: bool) -> Heatmaps:
-        if self.scale.detector != PAPERS:
-            return load_heatmaps(self.scale.detector, str(self.device))
+    def _load_heatmaps(self, network: str, ours: bool) -> Heatmaps:
+        if network not in (PAPERS, RELEASES):
+            return load_heatmaps(network, str(self.device))
         from detectors.higherhrnet import WIDTH, HigherHRNet
 
         torch.manual_seed(0)
-        net = HigherHRNet(WIDTH // self.scale.divisor)
-        return BottomUp(PAPERS, fused(net) if ours else net, Grouping(udp=True), 2, str(self.device)).heatmaps
+        scale = self.scale.divisor
+        net = HigherHRNet(WIDTH // scale) if network == PAPERS else build_ae_hrnet(32 // scale)
+        stride = 2 if network == PAPERS else 1
+        made = BottomUp(network, fused(net) if ours else net, Grouping(udp=network == PAPERS), stride, str(self.device))
+        return made.heatmaps
 
     @cached_property
     def pictures(self) -> dict[str, Any]:
@@ -183,11 +185,10 @@ class Sides:
         shape = (parts.vae.config.latent_channels, cells, cells)
         return draw(0, 0, range(self.scale.batch), self.scale.batch, shape, 1000, 0.0)
 
-    def objective(self, heat: Any, kind: type[Objective] = Objective) -> Objective:
-        """The loss with heat from `heat`."""
-        heatmaps = None
-        if heat == "detector":
-            heatmaps = self.heatmaps if kind is Objective else self.release_heatmaps
+    def objective(self, heat: Any, kind: type[Objective] = Objective, network: str | None = None) -> Objective:
+        """The loss with heat from `heat`. network: in place of the scale's detector."""
+        network = network or self.scale.detector
+        heatmaps = self.heatmaps(network, kind is Objective) if heat == "detector" else None
         return kind(self.parts, LossConfig(heat=heat, text_dropout=0.0), self.device, self.dtype, heatmaps)
 
     def autocast(self) -> torch.autocast:
@@ -217,11 +218,13 @@ def _update(loss: Tensor, model: Any, optimizer: torch.optim.Optimizer) -> None:
     optimizer.step()
 
 
-def training(heat: str, stored: bool = False, kind: type[Objective] = Objective) -> Callable[[Sides], Step]:
+def training(
+    heat: str, stored: bool = False, kind: type[Objective] = Objective, network: str | None = None
+) -> Callable[[Sides], Step]:
     """A training step of HumanSD: loss, gradients of the whole UNet, AdamW."""
 
     def make(sides: Sides) -> Step:
-        objective, parts, optimizer = sides.objective(heat, kind), sides.parts, sides.optimizer
+        objective, parts, optimizer = sides.objective(heat, kind, network), sides.parts, sides.optimizer
         batch, draws = (sides.stored(parts) if stored else sides.pictures), sides.draws(parts)
         return lambda: _update(objective(parts.unet, batch, draws).weighted, parts.unet, optimizer)
 
@@ -307,6 +310,8 @@ PLAIN: Final = "plain MSE (`none`)"
 KEYPOINTS: Final = "`keypoints`"
 DETECTOR: Final = "`detector`"
 RELEASE: Final = "the release's arithmetic"
+DETECTOR_AE: Final = "`detector`, AE-HRNet-w32"
+RELEASE_AE: Final = "the release's arithmetic, AE-HRNet-w32"
 RELEASE_LESS: Final = "the release's, without its unread reconstruction"
 CONTROL: Final = "ControlNet"
 STORED_PLAIN: Final = "plain MSE, stored latents"
@@ -323,6 +328,8 @@ SIDES: Final[dict[str, Callable[[Sides], Step]]] = {
     KEYPOINTS: training("keypoints"),
     DETECTOR: training("detector"),
     RELEASE: training("detector", kind=ReleaseObjective),
+    DETECTOR_AE: training("detector", network=RELEASES),
+    RELEASE_AE: training("detector", kind=ReleaseObjective, network=RELEASES),
     RELEASE_LESS: training("detector", kind=ReleaseWithoutReconstruction),
     CONTROL: control_training(stored=False),
     STORED_PLAIN: training("none", stored=True),
@@ -334,6 +341,11 @@ SIDES: Final[dict[str, Callable[[Sides], Step]]] = {
     SAMPLE: sampling(controlled=False),
     CONTROL_SAMPLE: sampling(controlled=True),
 }
+
+
+def names_of(scale: Scale) -> list[str]:
+    """The sides at a scale: AE-HRNet-w32 is compared where the paper's detector is."""
+    return [name for name in SIDES if scale.detector == PAPERS or name not in (DETECTOR_AE, RELEASE_AE)]
 
 
 def peak_megabytes(scale: str, name: str, steps: int = 2) -> float:

@@ -14,7 +14,7 @@ from torch import nn
 pytest.importorskip("mmpose")
 
 from detectors import load_detector, weights
-from detectors.bottomup import AE_CONFIG, BottomUp, Image, build_ae_hrnet_w32, fit, grouping_of
+from detectors.bottomup import AE_CONFIG, BottomUp, Image, build_ae_hrnet, fit, grouping_of
 from detectors.grouping import Grouping
 from detectors.higherhrnet import HigherHRNet
 from detectors.types import Person
@@ -68,7 +68,7 @@ def test_ae_hrnet_finds_what_mmpose_finds() -> None:
     torch.manual_seed(0)
     theirs = init_model(str(config), device="cpu")
     lively(theirs.head.final_layer)
-    net = build_ae_hrnet_w32()
+    net = build_ae_hrnet()
     net.estimator.load_state_dict(theirs.state_dict())
     grouping = grouping_of(theirs.head.decoder)
     detector = BottomUp("ae-hrnet-w32", net, grouping, 1, batch_size=1, flip_test=True, min_score=0.0)
@@ -95,7 +95,7 @@ def test_checkpoints_of_2020_load_by_name(tmp_path: Path, monkeypatch: pytest.Mo
         for one in CHECKPOINTS
     ]
     monkeypatch.setattr(weights, "CHECKPOINTS", tuple(changed))
-    state = build_ae_hrnet_w32().estimator.state_dict()
+    state = build_ae_hrnet().estimator.state_dict()
     old = {key.replace("head.", "keypoint_head."): torch.full_like(value, 2) for key, value in state.items()}
     path = weights.path_of(weights.get(name))
     torch.save({"meta": {"time": "2020"}, "state_dict": old}, path, _use_new_zipfile_serialization=False)
