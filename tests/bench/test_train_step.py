@@ -45,10 +45,11 @@ this side and nothing else, its libraries included."""
 RELEASE: Final = """\
 *The release's arithmetic* is a step of HumanSD's public code with the same networks: it encodes picture and skeleton
 and decodes the error as ours does; beyond ours it sends the mask through the VAE encoder, and decodes the clean latent
-to a reconstruction that is not used. ControlNet is diffusers' own: UNet frozen, gradients through its decoder into the
-copy, skeleton as a picture, PyTorch's default AdamW as in diffusers' example, or the fused one, which ours takes.
-*Stored latents*: what `humansd train cache` stores in place of pictures and captions; here the UNet is all that is left
-to compare, besides what ControlNet does to the skeleton's picture."""
+to a reconstruction that is not used; its detector keeps its batch normalisation, which ours puts into convolutions.
+ControlNet is diffusers' own: UNet frozen, gradients through its decoder into the copy, skeleton as a picture, PyTorch's
+default AdamW as in diffusers' example, or the fused one, which ours takes. *Stored latents*: what `humansd train cache`
+stores in place of pictures and captions; here the UNet is all that is left to compare, besides what ControlNet does to
+the skeleton's picture."""
 
 
 @pytest.mark.bench

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -120,6 +122,30 @@ def test_stored_latents_train_as_pictures_do(parts: Parts) -> None:
     }
     pictures, latents = objective(parts.unet, some, draws(2)), objective(parts.unet, stored, draws(2))
     assert torch.allclose(pictures.weighted, latents.weighted, rtol=2e-3)
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+def test_a_network_that_knows_the_answer_has_no_loss(parts: Parts, kind: str) -> None:
+    """Ho et al. 2020, equation 4; Salimans and Ho 2022, appendix D: v = sqrt(a) noise - sqrt(1 - a) clean."""
+    scheduler = type(parts.scheduler).from_config(parts.scheduler.config, prediction_type=kind)
+    other = dataclasses.replace(parts, scheduler=scheduler)
+    clean = torch.randn(2, *SHAPE, generator=torch.Generator().manual_seed(1))
+    some = {"latent": clean, "skeleton_latent": clean, "text_states": parts.encode_text(["", ""]), "keypoints": None}
+    drawn = draws(2)
+    signal, sigma = (
+        value.sqrt()[:, None, None, None]
+        for value in (scheduler.alphas_cumprod[drawn.times], 1 - scheduler.alphas_cumprod[drawn.times])
+    )
+
+    def unet(both: torch.Tensor, times: torch.Tensor, encoder_hidden_states: torch.Tensor) -> SimpleNamespace:
+        noisy, skeleton = both.chunk(2, dim=1)
+        assert torch.equal(skeleton, clean)
+        torch.testing.assert_close(noisy, signal * clean + sigma * drawn.noise)
+        answer = drawn.noise if kind == "epsilon" else signal * drawn.noise - sigma * clean
+        return SimpleNamespace(sample=answer)
+
+    loss = Objective(other, LossConfig(heat="none"), torch.device("cpu"))(unet, some, drawn)
+    assert float(loss.plain) < 1e-10
 
 
 def test_a_detector_without_heatmaps_is_the_users_mistake() -> None:
