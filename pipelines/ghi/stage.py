@@ -5,8 +5,8 @@ cores the models share, one after the other). Which attempts a batch holds is `S
 
 A shard that is grown goes through the same batches as one made at once; outcomes that are on disk are taken from there
 instead of being sampled again, so both give the same bytes (on a GPU, to a pixel's rounding: attempts move to other
-places of their batches). Only attempts that the longer shard has no use for (surplus
-of the shorter one) leave the ledger.
+places of their batches). Only attempts that the longer shard has no use for (surplus of the shorter one) leave the
+ledger.
 """
 
 from __future__ import annotations

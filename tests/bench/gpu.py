@@ -189,7 +189,10 @@ def detecting(networks: DetectorConfig | None, device: str, rounds: int) -> str:
 
 
 def job(folder: Path, networks: DetectorConfig | None, device: str, tiny: bool) -> tuple[str, measurement.Measured]:
-    """What a worker of `--config sd21` does for its shards, measured as `humansd plan --probe` does."""
+    """What a worker of `--config sd21` does for its shards, measured as `humansd plan --probe` does.
+
+    Gates that pictures of random weights cannot pass are off, so accept rates and sizes mean nothing here.
+    """
     config = load_config(GhiConfig, "sd21", [f"model.id={folder}"])
     config = dataclasses.replace(
         config,
