@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from dataclasses import dataclass
@@ -90,12 +89,8 @@ def _hub_state(config: checkpoint.ModelConfig, whole: bool) -> str:
     except (OSError, ValueError, UserError):
         return "missing"
     blobs = [path.resolve() for path in Path(folder).rglob("*") if whole and path.is_file()]
-    return "damaged" if any(SHA256.fullmatch(blob.name) and _sha256(blob) != blob.name for blob in blobs) else "cached"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    sound = all(weights.matches(blob, blob.name) for blob in blobs if SHA256.fullmatch(blob.name))
+    return "cached" if sound else "damaged"
 
 
 def _detector(one: weights.Checkpoint, whole: bool) -> Model:
